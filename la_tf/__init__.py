@@ -1,0 +1,1 @@
+"""Local Aggregation in TensorFlow 2 and Keras: the library, without flags or tools."""

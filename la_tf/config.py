@@ -1,0 +1,327 @@
+"""Every hyperparameter, its default, and where in the paper it comes from.
+
+The paper is Zhuang, Zhai and Yamins, "Local Aggregation for Unsupervised Learning of Visual
+Embeddings", ICCV 2019. "official" marks a value that only the authors' released code states.
+
+A `Config` is a tree of frozen dataclasses. Every leaf name is unique, so that a command line can
+offer each as a flag of the same name. `None` means "the library decides from the data", and
+`resolve` turns every `None` into a number once the size of the training set is known.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+PAPER_NUM_EXAMPLES = 1_281_167  # ImageNet's training images, the N of section 4
+PAPER_NUM_CLUSTERS = 30_000  # m of AlexNet and the ResNets, section 4.1
+SMALL_DATA_CLUSTER_SIZE = 5  # members a cluster, see `default_num_clusters`
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be trained; the message says what to change."""
+
+
+def _option(default: Any, help_text: str, section: str = "", *, choices: tuple[str, ...] = ()):
+    """A dataclass field that carries its own help text and paper section."""
+    metadata = {"help": help_text, "section": section, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they are cut into batches."""
+
+    data: str = _option(
+        "digits",
+        "Training images: a folder (DIR, or DIR/train beside DIR/val or DIR/test; class subfolders "
+        "are optional), a folder of TFRecords from tools/make_tfrecords.py, tfds:NAME, or digits.",
+    )
+    val_data: str | None = _option(
+        None, "Held-out images for kNN, in any form --data takes. Default: DIR/val or DIR/test."
+    )
+    holdout: int = _option(
+        0, "Without held-out images: keep this many of the training images out, chosen by --seed."
+    )
+    skip_bad_images: bool = _option(
+        False, "Leave out files that cannot be decoded, and count them, instead of stopping."
+    )
+    image_size: int = _option(224, "Side of the square views, in pixels.", "section 4.1")
+    batch_size: int = _option(128, "Images a step, over all replicas.", "section 4.1")
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """The random view of an image; every default is the official code's."""
+
+    crop_area_min: float = _option(0.2, "Smallest share of the area in a random crop.", "official")
+    crop_aspect: float = _option(4 / 3, "Crops have aspect ratios in [1/this, this].", "official")
+    greyscale_probability: float = _option(0.2, "Share of views without colour.", "official")
+    jitter: float = _option(
+        0.4, "Brightness, contrast and saturation are scaled by 1 +- this.", "official"
+    )
+    hue_jitter: float = _option(0.4, "Hue is turned by +- this share of the circle.", "official")
+    flip: bool = _option(True, "Mirror half of the views left to right.", "official")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """The embedding function f_theta."""
+
+    network: str = _option(
+        "alexnet",
+        "Architecture.",
+        "section 4.1",
+        choices=("alexnet", "vgg16", "resnet18", "resnet50", "smallnet"),
+    )
+    dim: int = _option(128, "D, the length of an embedding.", "section 4.1")
+    sync_bn: bool = _option(False, "Batch statistics over all replicas instead of each its own.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """Equations 1 to 5."""
+
+    tau: float = _option(0.07, "Temperature of the softmax.", "Eq. 1, section 4.1")
+    k: int | None = _option(
+        None, "Background neighbours; default 4096, at most N/4 on small data.", "section 4.1"
+    )
+    mix: float = _option(0.5, "t, the weight of the new embedding in the bank.", "Eq. 5")
+    ir_loss: str = _option(
+        "softmax",
+        "Instance recognition by exact softmax, or by noise-contrastive estimation as official.",
+        "section 4.1",
+        choices=("softmax", "nce"),
+    )
+    nce_negatives: int = _option(4096, "Noise samples a step for --ir_loss=nce.", "official")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusteringConfig:
+    """How the close neighbours are found (section 3.1)."""
+
+    num_clusters: int | None = _option(
+        None, "m, clusters in one k-means; default in proportion to N.", "section 4.1"
+    )
+    num_clusterings: int = _option(3, "H, independent k-means runs.", "section 4.1")
+    cluster_every_steps: int = _option(
+        0, "Cluster again after this many steps; 0 is once an epoch.", "supplement C"
+    )
+    cluster_input: str = _option(
+        "bank",
+        "What is clustered: the memory bank, or fresh embeddings of centre crops.",
+        "supplement C",
+        choices=("bank", "center_crops"),
+    )
+    kmeans_iterations: int = _option(20, "Lloyd iterations of one k-means.", "official")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Stochastic gradient descent with momentum (section 4.1)."""
+
+    learning_rate: float = _option(0.03, "Initial learning rate.", "section 4.1")
+    momentum: float = _option(0.9, "Momentum.", "section 4.1")
+    weight_decay: float = _option(
+        1e-4, "lambda; its gradient is lambda * theta, on kernels only.", "Eq. 4, section 4.1"
+    )
+    drop_epochs: tuple[int, ...] = _option(
+        (), "Epochs before which the learning rate falls tenfold.", "section 4.1"
+    )
+    plateau_patience: int = _option(
+        0,
+        "Instead of --drop_epochs: fall tenfold when held-out kNN has not improved for this many "
+        "epochs, twice at most; 0 is off.",
+        "section 4.1",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """How long each objective is trained, and from which seed."""
+
+    epochs: int = _option(200, "Epochs in total, instance recognition included.", "section 4.1")
+    ir_epochs: int = _option(10, "Epochs of instance recognition as warm start.", "section 4.1")
+    seed: int = _option(0, "All randomness is a function of (seed, epoch, index).")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Where and on what a run happens; nothing here changes what is computed."""
+
+    run_dir: str | None = _option(None, "Directory of the run; default runs/<recipe or data name>.")
+    strategy: str = _option(
+        "mirrored",
+        "tf.distribute strategy, by its name in TF Model Garden.",
+        choices=("mirrored", "one_device", "multi_worker_mirrored"),
+    )
+    num_devices: int | None = _option(
+        None, "GPUs to use (default all), or logical CPU devices where there is no GPU (default 1)."
+    )
+    worker_hosts: str | None = _option(
+        None, "multi_worker_mirrored: host:port of every worker, comma-separated."
+    )
+    task_index: int = _option(-1, "multi_worker_mirrored: this worker's place in --worker_hosts.")
+    log_every_steps: int = _option(50, "Steps between records of the training loss.")
+    eval_every_epochs: int = _option(1, "Epochs between kNN evaluations, when there are labels.")
+    checkpoint_every_steps: int = _option(0, "Steps between checkpoints; 0 is by time alone.")
+    checkpoint_every_minutes: float = _option(10.0, "Minutes between checkpoints.")
+    keep_checkpoints: int = _option(3, "How many of the newest checkpoints stay.")
+
+
+@dataclasses.dataclass(frozen=True)
+class NumericsConfig:
+    """Precision and compilation; part of a run's identity, since they change the last bits."""
+
+    mixed_precision: bool = _option(
+        False, "Network in mixed_bfloat16; similarities, softmax and bank stay float32."
+    )
+    jit_compile: bool = _option(False, "Compile the training step with XLA.")
+    deterministic: bool = _option(True, "Only deterministic kernels, so that resuming is exact.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole recipe."""
+
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    network: NetworkConfig = NetworkConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    clustering: ClusteringConfig = ClusteringConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    numerics: NumericsConfig = NumericsConfig()
+    run: RunConfig = RunConfig()
+
+
+def default_num_clusters(num_examples: int) -> int:
+    """m in proportion to N, for data that no recipe names.
+
+    The paper's 30,000 clusters hold 43 of ImageNet's images each; the authors advise m in
+    proportion to N. Small data want smaller clusters still: on 10,000 CIFAR-10 images, clusters of
+    5 members kept what instance recognition had reached and clusters of 33 did not. Between the
+    two, the size of a cluster grows with N.
+    """
+    paper_size = PAPER_NUM_EXAMPLES / PAPER_NUM_CLUSTERS
+    size = min(
+        paper_size, max(SMALL_DATA_CLUSTER_SIZE, paper_size * num_examples / PAPER_NUM_EXAMPLES)
+    )
+    return max(2, round(num_examples / size))
+
+
+def default_k(num_examples: int) -> int:
+    """The paper's k = 4096 where it fits, else a quarter of N, so that background means nearby."""
+    return max(1, min(4096, num_examples // 4))
+
+
+def resolve(config: Config, num_examples: int) -> tuple[Config, list[str]]:
+    """Fills every open number from the size of the training set and checks the bounds.
+
+    Args:
+      config: the recipe as the user gave it.
+      num_examples: N, training images.
+
+    Returns:
+      The effective configuration, and one sentence for each number that had to be changed.
+
+    Raises:
+      ConfigError: the recipe cannot be trained on N images.
+    """
+    notes = []
+    objective, clustering = config.objective, config.clustering
+    if num_examples < config.data.batch_size:
+        raise ConfigError(
+            f"{num_examples} training images are fewer than one batch of "
+            f"{config.data.batch_size}: add images or lower --batch_size."
+        )
+    k = default_k(num_examples) if objective.k is None else objective.k
+    if k > num_examples:
+        notes.append(f"k = {k} background neighbours exceed N = {num_examples}: using k = N.")
+        k = num_examples
+    m = clustering.num_clusters
+    m = default_num_clusters(num_examples) if m is None else m
+    if m > num_examples:
+        raise ConfigError(
+            f"--num_clusters={m} is more than the {num_examples} training images; "
+            f"{default_num_clusters(num_examples)} is this library's choice for that many."
+        )
+    _check_bounds(config, k, m)
+    return (
+        dataclasses.replace(
+            config,
+            objective=dataclasses.replace(objective, k=k),
+            clustering=dataclasses.replace(clustering, num_clusters=m),
+        ),
+        notes,
+    )
+
+
+def _check_bounds(config: Config, k: int, m: int) -> None:
+    positive = {
+        "k": k,
+        "num_clusters": m,
+        "num_clusterings": config.clustering.num_clusterings,
+        "batch_size": config.data.batch_size,
+        "image_size": config.data.image_size,
+        "dim": config.network.dim,
+        "tau": config.objective.tau,
+        "epochs": config.schedule.epochs,
+        "learning_rate": config.optimizer.learning_rate,
+        "nce_negatives": config.objective.nce_negatives,
+        "kmeans_iterations": config.clustering.kmeans_iterations,
+        "crop_area_min": config.augment.crop_area_min,
+        "keep_checkpoints": config.run.keep_checkpoints,
+        "log_every_steps": config.run.log_every_steps,
+        "eval_every_epochs": config.run.eval_every_epochs,
+    }
+    for name, value in positive.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ConfigError(f"--{name}={value} must be a positive number.")
+    for name, value in {
+        "mix": config.objective.mix,
+        "crop_area_min": config.augment.crop_area_min,
+        "greyscale_probability": config.augment.greyscale_probability,
+    }.items():
+        if not 0 <= value <= 1:
+            raise ConfigError(f"--{name}={value} must lie between 0 and 1.")
+    drops = config.optimizer.drop_epochs
+    if list(drops) != sorted(set(drops)):
+        raise ConfigError(f"--drop_epochs={drops} must rise.")
+    if drops and config.optimizer.plateau_patience:
+        raise ConfigError("--drop_epochs and --plateau_patience exclude each other: give one.")
+    if not 0 <= config.schedule.ir_epochs <= config.schedule.epochs:
+        raise ConfigError(
+            f"--ir_epochs={config.schedule.ir_epochs} must lie between 0 and "
+            f"--epochs={config.schedule.epochs}."
+        )
+
+
+def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """The configuration as nested plain values, ready for JSON."""
+    return {
+        section.name: {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(getattr(config, section.name)).items()
+        }
+        for section in dataclasses.fields(config)
+    }
+
+
+def from_dict(values: dict[str, dict[str, Any]]) -> Config:
+    """The inverse of `to_dict`.
+
+    Raises:
+      ConfigError: a section or an option that this version does not know, by name.
+    """
+    sections = {section.name: section.type for section in dataclasses.fields(Config)}
+    arguments = {}
+    for name, options in values.items():
+        if name not in sections:
+            raise ConfigError(f"unknown section '{name}' in a stored configuration.")
+        known = {field.name for field in dataclasses.fields(sections[name])}
+        if unknown := sorted(set(options) - known):
+            raise ConfigError(f"unknown option '{unknown[0]}' in a stored configuration.")
+        arguments[name] = sections[name](
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+        )
+    return Config(**arguments)
