@@ -145,10 +145,23 @@ class ScheduleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """What metrics.jsonl holds."""
+
+    log_every_steps: int = _option(50, "Steps between records of the training loss.")
+    eval_every_epochs: int = _option(1, "Epochs between kNN evaluations, when there are labels.")
+    baselines: bool = _option(
+        False,
+        "Also evaluate raw pixels and the untrained network, all against centre crops of the "
+        "training images. Costs three passes over them: for small data.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Where and on what a run happens; nothing here changes what is computed."""
 
-    run_dir: str | None = _option(None, "Directory of the run; default runs/<recipe or data name>.")
+    run_dir: str | None = _option(None, "Directory of the run; default runs/<data>-<network>.")
     strategy: str = _option(
         "mirrored",
         "tf.distribute strategy, by its name in TF Model Garden.",
@@ -161,8 +174,6 @@ class RunConfig:
         None, "multi_worker_mirrored: host:port of every worker, comma-separated."
     )
     task_index: int = _option(-1, "multi_worker_mirrored: this worker's place in --worker_hosts.")
-    log_every_steps: int = _option(50, "Steps between records of the training loss.")
-    eval_every_epochs: int = _option(1, "Epochs between kNN evaluations, when there are labels.")
     checkpoint_every_steps: int = _option(0, "Steps between checkpoints; 0 is by time alone.")
     checkpoint_every_minutes: float = _option(10.0, "Minutes between checkpoints.")
     keep_checkpoints: int = _option(3, "How many of the newest checkpoints stay.")
@@ -191,6 +202,7 @@ class Config:
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     numerics: NumericsConfig = NumericsConfig()
+    report: ReportConfig = ReportConfig()
     run: RunConfig = RunConfig()
 
 
@@ -271,8 +283,8 @@ def _check_bounds(config: Config, k: int, m: int) -> None:
         "kmeans_iterations": config.clustering.kmeans_iterations,
         "crop_area_min": config.augment.crop_area_min,
         "keep_checkpoints": config.run.keep_checkpoints,
-        "log_every_steps": config.run.log_every_steps,
-        "eval_every_epochs": config.run.eval_every_epochs,
+        "log_every_steps": config.report.log_every_steps,
+        "eval_every_epochs": config.report.eval_every_epochs,
     }
     for name, value in positive.items():
         if not (value > 0 and math.isfinite(value)):

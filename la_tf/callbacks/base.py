@@ -1,0 +1,38 @@
+"""What all callbacks here share: the global step."""
+
+import tensorflow as tf
+
+
+class StepCallback(tf.keras.callbacks.Callback):
+    """Counts steps over the whole run, across `fit` calls and restarts.
+
+    Attributes:
+      step: steps done.
+    """
+
+    # Keras then hands over tensors, and a step need not wait for its results to be fetched.
+    _supports_tf_logs = True
+
+    def __init__(self, steps_per_epoch: int):
+        """`steps_per_epoch` turns steps into epochs."""
+        super().__init__()
+        self.steps_per_epoch = steps_per_epoch
+        self.step = 0
+
+    def on_train_begin(self, logs=None):
+        """Takes the step from the optimizer, which a checkpoint may have restored."""
+        self.step = int(self.model.optimizer.iterations.numpy())
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Counts."""
+        self.step += 1
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the latest step, counted from 1."""
+        return max(1, -(-self.step // self.steps_per_epoch))
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """Whether the latest step was the last of its epoch."""
+        return self.step > 0 and self.step % self.steps_per_epoch == 0

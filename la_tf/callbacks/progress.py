@@ -1,0 +1,101 @@
+"""What a person sees while a run goes on."""
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from la_tf.callbacks.base import StepCallback
+
+QUIET_SECONDS = 30  # between lines where there is no terminal, so that logs stay readable
+
+
+class Progress(StepCallback):
+    """A bar on a terminal, or a line now and then in a file: images/s, time left, loss, kNN.
+
+    It is a listener for the run's logs, too, and shows the newest value of each.
+    """
+
+    def __init__(self, total_steps: int, steps_per_epoch: int, batch_size: int):
+        """Describes the whole run.
+
+        Args:
+          total_steps: steps of the whole run.
+          steps_per_epoch: steps of one epoch.
+          batch_size: images a step, over all replicas.
+        """
+        super().__init__(steps_per_epoch)
+        self.total_steps = total_steps
+        self.batch_size = batch_size
+        self._bar: tqdm | None = None
+        self._shown: dict[str, str] = {}
+        self._said_at = 0.0
+
+    def say(self, sentence: str) -> None:
+        """Prints a line without breaking the bar."""
+        if self._bar is None:
+            print(sentence, flush=True)
+        else:
+            self._bar.write(sentence)
+
+    def on_train_begin(self, logs=None):
+        """Opens the bar where the run stands."""
+        super().on_train_begin(logs)
+        if self._bar is None and sys.stderr.isatty():
+            self._bar = tqdm(
+                total=self.total_steps * self.batch_size,
+                initial=self.step * self.batch_size,
+                unit=" images",
+                unit_scale=True,
+                dynamic_ncols=True,
+                file=sys.stderr,
+            )
+        self._began = time.perf_counter(), self.step
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Moves the bar."""
+        super().on_train_batch_end(batch, logs)
+        if self._bar is not None:
+            self._bar.update(self.batch_size)
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Takes a record of either log."""
+        kind = record["kind"]
+        if kind == "train":
+            self._shown["epoch"] = str(record["epoch"])
+            self._shown["loss"] = f"{record['phase']} {record['loss']:.3f}"
+        elif kind == "throughput":
+            self._shown["images/s"] = f"{record['images_per_second']:.0f}"
+            self._shown["wait"] = f"{record['data_wait_share']:.0%}"
+            self._report()
+        elif kind == "knn":
+            self._shown["kNN"] = " / ".join(
+                f"{100 * value:.1f} % (K={name[3:]})"
+                for name, value in record.items()
+                if name.startswith("knn")
+            )
+
+    def _report(self):
+        if self._bar is not None:
+            hidden = "images/s"  # tqdm's own rate stands in the bar
+            self._bar.set_postfix({k: v for k, v in self._shown.items() if k != hidden})
+        elif time.monotonic() - self._said_at >= QUIET_SECONDS or self.step == self.total_steps:
+            self._said_at = time.monotonic()
+            self.say(
+                f"step {self.step}/{self.total_steps}  "
+                + "  ".join(f"{name} {value}" for name, value in self._shown.items())
+                + f"  left {self._time_left()}"
+            )
+
+    def _time_left(self) -> str:
+        started, first = self._began
+        done = max(1, self.step - first)
+        seconds = (time.perf_counter() - started) / done * (self.total_steps - self.step)
+        return tqdm.format_interval(int(seconds))
+
+    def close(self) -> None:
+        """Closes the bar; later lines are plain."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,27 @@
+"""Runs a frozen network over a whole data set."""
+
+import numpy as np
+import tensorflow as tf
+
+
+class Embedder:
+    """Embeds whole data sets with one network, traced once.
+
+    Batch norm uses its moving statistics, and everything runs on one replica's weights.
+    """
+
+    def __init__(self, network: tf.keras.Model):
+        """Wraps a network: images [B, S, S, 3] -> embeddings [B, D]."""
+        self._forward = tf.function(
+            lambda images: network(images, training=False), reduce_retracing=True
+        )
+
+    def __call__(self, dataset: tf.data.Dataset) -> np.ndarray:
+        """Embeds (index, image) batches that come in the order of their index: [N, D]."""
+        return np.concatenate([self._forward(images).numpy() for _, images in dataset])
+
+
+def pixels(dataset: tf.data.Dataset) -> np.ndarray:
+    """Raw pixels as a baseline embedding: (index, image) batches to [N, S*S*3] unit rows."""
+    rows = np.concatenate([images.numpy().reshape(len(images), -1) for _, images in dataset])
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

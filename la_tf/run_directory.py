@@ -1,0 +1,173 @@
+"""A run directory: the record of a run, and the guard against mixing two of them."""
+
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from la_tf import config as config_lib
+from la_tf.config import Config
+
+# What does not change the result of a run, and may differ when it is resumed. Where the images
+# are may change too; which images they are is held by the fingerprint.
+LOCATION_OPTIONS = ("data", "val_data")
+
+Record = dict[str, Any]
+
+
+class RunError(RuntimeError):
+    """A run directory that cannot be used; the message says why and what to do."""
+
+
+class RunLog:
+    """Appends records, one JSON object a line, and passes each to its listeners first."""
+
+    def __init__(self, path: pathlib.Path, listeners: list[Callable[[Record], None]] | None = None):
+        """Opens a file for appending; `listeners` may raise to stop a run."""
+        self.path = path
+        self.listeners = listeners if listeners is not None else []
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, kind: str, step: int, epoch: int, **values: Any) -> None:
+        """Writes one record.
+
+        Args:
+          kind: train, knn, clustering, milestone, ...
+          step: steps done.
+          epoch: epochs begun, counted from 1.
+          **values: whatever belongs to this kind; plain numbers and strings.
+        """
+        record = {"kind": kind, "step": step, "epoch": epoch, **values}
+        for listener in self.listeners:
+            listener(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
+    def truncate(self, size: int) -> None:
+        """Forgets every record after the first `size` bytes.
+
+        Raises:
+          RunError: the file is shorter than that.
+        """
+        if self.path.stat().st_size < size:
+            raise RunError(
+                f"{self.path} is shorter than when the last checkpoint was written: restore it, "
+                "or start a new run directory."
+            )
+        self._file.truncate(size)
+        self._file.seek(size)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read_log(path: pathlib.Path) -> list[Record]:
+    """All records of a log; a last line cut off by a kill is left out."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Replaces a JSON file in one step."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def fingerprint(names: list[str], labels: Any) -> str:
+    """A short digest of which images a data set holds, in order, with their labels."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode() + b"\0")
+    if labels is not None:
+        digest.update(labels.astype("<i4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+class RunDirectory:
+    """The files of one run, locked against a second process.
+
+    Attributes:
+      path: the directory.
+      resumed: whether it already held this run.
+    """
+
+    def __init__(self, path: str, config: Config, data: dict[str, Any], environment: Record):
+        """Makes the directory, or checks that it holds the same run.
+
+        Args:
+          path: where.
+          config: the effective configuration.
+          data: what identifies the data: sizes and fingerprints.
+          environment: versions and devices of this start; appended to environment.json.
+
+        Raises:
+          RunError: the directory cannot be written, is in use, holds something else, or holds a
+            run of another configuration; the message names the difference.
+        """
+        self.path = pathlib.Path(path)
+        config_file = self.path / "config.json"
+        self.resumed = config_file.exists()
+        description = {"config": config_lib.to_dict(config), "data": data}
+        if self.resumed:
+            self._require_same(config_file, description)
+        elif self.path.is_dir() and any(p.name != "lock" for p in self.path.iterdir()):
+            raise RunError(
+                f"{self.path} holds files but no run: name an empty or a new --run_dir."
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / "lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self.resumed:
+                write_json(config_file, description)
+            self._append_environment(environment)
+        except BlockingIOError:
+            raise RunError(f"another process is training in {self.path}.") from None
+        except OSError as error:
+            raise RunError(
+                f"the run directory {self.path} cannot be written: {error.strerror}."
+            ) from error
+
+    def _require_same(self, config_file: pathlib.Path, description: Record) -> None:
+        stored = json.loads(config_file.read_text(encoding="utf-8"))
+        differences = [
+            f"{name} was {before}, now {now}"
+            for name, before, now in _differences(stored, description)
+        ]
+        if differences:
+            raise RunError(
+                f"{self.path} holds a run of another configuration ({'; '.join(differences)}): "
+                "give the same options to resume it, or another --run_dir."
+            )
+
+    def _append_environment(self, environment: Record) -> None:
+        file = self.path / "environment.json"
+        starts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+        write_json(file, [*starts, environment])
+
+    def release(self) -> None:
+        """Lets another process use the directory."""
+        self._lock.close()
+
+
+def _differences(stored: Record, wanted: Record):
+    """Yields (option, stored value, wanted value) for all that a run's identity consists of."""
+    for name in wanted["data"]:
+        if stored["data"].get(name) != wanted["data"][name]:
+            yield f"the data's {name}", stored["data"].get(name), wanted["data"][name]
+    for section, options in wanted["config"].items():
+        if section == "run":
+            continue
+        before = stored["config"].get(section, {})
+        for name, value in options.items():
+            if name not in LOCATION_OPTIONS and before.get(name) != value:
+                yield f"--{name}", before.get(name), value

@@ -1,0 +1,134 @@
+"""The machine underneath: strategy, precision, determinism, and a report of all of it."""
+
+import os
+import pathlib
+import platform
+import subprocess
+from importlib import metadata
+from typing import Any
+
+import tensorflow as tf
+from official.common import distribute_utils
+
+from la_tf.config import ConfigError, NumericsConfig, RunConfig
+
+REPORTED_PACKAGES = (
+    "tensorflow",
+    "keras",
+    "tensorflow-addons",
+    "tf-models-official",
+    "faiss-gpu",
+    "faiss-cpu",
+    "numpy",
+    "scikit-learn",
+)
+
+
+def configure(numerics: NumericsConfig, seed: int) -> None:
+    """Sets precision, determinism and the seed of the initial weights, for the whole process."""
+    tf.keras.utils.set_random_seed(seed)
+    if numerics.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    tf.keras.mixed_precision.set_global_policy(
+        "mixed_bfloat16" if numerics.mixed_precision else "float32"
+    )
+
+
+def make_strategy(run: RunConfig) -> tf.distribute.Strategy:
+    """The distribution strategy a run asked for, by its name in TF Model Garden.
+
+    Without a GPU, `num_devices` makes as many logical CPU devices. Call before TensorFlow has
+    touched its devices.
+
+    Raises:
+      ConfigError: more devices than there are, or workers that are not fully described.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        # Faiss shares the GPU for k-means, so TensorFlow must not take all of its memory.
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if run.strategy == "multi_worker_mirrored":
+        return _multi_worker_strategy(run, len(gpus))
+    count = run.num_devices or max(1, len(gpus))
+    if gpus and count > len(gpus):
+        raise ConfigError(f"--num_devices={count}, but this machine shows {len(gpus)} GPUs.")
+    if run.strategy == "one_device":
+        if count > 1 and run.num_devices:
+            raise ConfigError("--strategy=one_device takes one device: leave out --num_devices.")
+        return distribute_utils.get_distribution_strategy("one_device", num_gpus=len(gpus[:1]))
+    if gpus:
+        return distribute_utils.get_distribution_strategy("mirrored", num_gpus=count)
+    set_logical_cpus(count)
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
+
+
+def set_logical_cpus(count: int) -> None:
+    """Splits the CPU into logical devices, so that replicas can be had without GPUs."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if len(tf.config.get_logical_device_configuration(cpu) or [None]) != count:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * count
+        )
+
+
+def _multi_worker_strategy(run: RunConfig, num_gpus: int) -> tf.distribute.Strategy:
+    if "TF_CONFIG" not in os.environ and not (run.worker_hosts and run.task_index >= 0):
+        raise ConfigError(
+            "--strategy=multi_worker_mirrored needs --worker_hosts and --task_index, or TF_CONFIG."
+        )
+    distribute_utils.configure_cluster(run.worker_hosts, run.task_index)
+    return distribute_utils.get_distribution_strategy(
+        "multi_worker_mirrored", num_gpus=num_gpus, all_reduce_alg="ring"
+    )
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes the run's files; of several workers, the first does."""
+    resolver = strategy.cluster_resolver
+    return resolver is None or not resolver.task_type or resolver.task_id in (None, 0)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and the code's commit, for the record."""
+    versions = {}
+    for package in REPORTED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "cpu": _cpu_name(),
+        "cpu_cores": len(os.sched_getaffinity(0)),
+        "gpus": [
+            tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+            for gpu in tf.config.list_physical_devices("GPU")
+        ],
+        "git_commit": _git_commit(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _git_commit() -> str | None:
+    """The commit of this checkout, with + if files differ from it; None outside a checkout."""
+    here = pathlib.Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

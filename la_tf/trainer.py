@@ -1,0 +1,421 @@
+"""One run from configuration to exported network; everything else is called from here."""
+
+import dataclasses
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from la_tf import config as config_lib
+from la_tf import runtime
+from la_tf.callbacks.checkpoint import Checkpointing
+from la_tf.callbacks.clustering import ClusteringCallback
+from la_tf.callbacks.knn import KNNCallback, named
+from la_tf.callbacks.milestones import Milestones
+from la_tf.callbacks.progress import Progress
+from la_tf.callbacks.tensorboard import TensorBoardScalars
+from la_tf.callbacks.train_log import TrainLog
+from la_tf.config import Config
+from la_tf.data.base import DataError, Source
+from la_tf.data.checks import check_images, find_bad_images
+from la_tf.data.pipeline import eval_dataset, train_dataset
+from la_tf.data.sources import open_train_and_val
+from la_tf.evaluation.features import Embedder, pixels
+from la_tf.export import embed_with_saved_model, export_saved_model
+from la_tf.health import HealthMonitor, expected_values
+from la_tf.model import LocalAggregation
+from la_tf.networks import build_network
+from la_tf.run_directory import RunDirectory, RunError, RunLog, fingerprint, read_log
+from la_tf.schedules import Plateau, learning_rate
+
+EVAL_BATCH_SIZE = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a finished run leaves.
+
+    Attributes:
+      run_dir: the run directory.
+      saved_model: folder of the exported SavedModel.
+      rows: the table: (name, accuracy at K = 200, at K = 1), empty without labels.
+      gallery: what the held-out images were compared with, in words.
+    """
+
+    run_dir: pathlib.Path
+    saved_model: pathlib.Path
+    rows: list[tuple[str, float, float]]
+    gallery: str
+
+
+def train(config: Config, say: Callable[[str], None] = print) -> Result:
+    """Trains, or goes on training, what `config` describes.
+
+    Args:
+      config: the recipe; open numbers are resolved from the data.
+      say: takes sentences for a person.
+
+    Returns:
+      Where everything is, and the table of held-out kNN.
+
+    Raises:
+      ConfigError, DataError, RunError: nothing was trained; one sentence says what to change.
+      TrainingDiverged: the loss stopped being a number.
+      Interrupted: a signal stopped the run after it was saved.
+    """
+    runtime.configure(config.numerics, config.schedule.seed)
+    strategy = runtime.make_strategy(config.run)
+    train_set, heldout = open_train_and_val(config.data, config.schedule.seed)
+    train_set = check_images(train_set, config.data.skip_bad_images)
+    if heldout is not None:
+        heldout = check_images(heldout, config.data.skip_bad_images)
+    config, notes = config_lib.resolve(config, train_set.num_examples)
+    for note in notes:
+        say(note)
+    if config.data.batch_size % strategy.num_replicas_in_sync:
+        raise config_lib.ConfigError(
+            f"--batch_size={config.data.batch_size} cannot be divided evenly over "
+            f"{strategy.num_replicas_in_sync} replicas."
+        )
+    directory = _open_run_directory(config, strategy, train_set, heldout)
+    try:
+        return _Run(config, strategy, train_set, heldout, directory, say).train()
+    finally:
+        directory.release()
+
+
+def default_run_dir(config: Config) -> str:
+    """Where a run goes that names no directory: runs/<data>-<network>."""
+    name = pathlib.Path(config.data.data.replace(":", "-")).name
+    return str(pathlib.Path("runs") / f"{name}-{config.network.network}")
+
+
+def _open_run_directory(
+    config: Config, strategy: tf.distribute.Strategy, train_set: Source, heldout: Source | None
+) -> RunDirectory:
+    path = config.run.run_dir or default_run_dir(config)
+    if not runtime.is_chief(strategy):
+        path = f"{path}-worker{strategy.cluster_resolver.task_id}"
+    environment = runtime.environment()
+    environment["replicas"] = strategy.num_replicas_in_sync
+    return RunDirectory(path, config, _describe_data(train_set, heldout), environment)
+
+
+def _describe_data(train_set: Source, heldout: Source | None) -> dict[str, Any]:
+    def describe(source: Source) -> dict[str, Any]:
+        names = [source.describe(i) for i in range(source.num_examples)]
+        # Names below the folder they share: a data set may move between machines.
+        base = len(_common_folder(names))
+        return {
+            "examples": source.num_examples,
+            "fingerprint": fingerprint([name[base:] for name in names], source.labels),
+        }
+
+    return {
+        "training set": describe(train_set),
+        "held-out set": None if heldout is None else describe(heldout),
+    }
+
+
+def _common_folder(names: list[str]) -> str:
+    first, last = min(names), max(names)
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+    return first[: first.rfind("/", 0, length) + 1]
+
+
+class _Run:
+    """The parts of one run, put together."""
+
+    def __init__(
+        self,
+        config: Config,
+        strategy: tf.distribute.Strategy,
+        train_set: Source,
+        heldout: Source | None,
+        directory: RunDirectory,
+        say: Callable[[str], None],
+    ):
+        self.config = config
+        self.strategy = strategy
+        self.train_set = train_set
+        self.heldout = heldout
+        self.path = directory.path
+        self.resumed = directory.resumed
+        self.chief_path = pathlib.Path(config.run.run_dir or default_run_dir(config))
+        self.say = say
+        self.steps_per_epoch = train_set.num_examples // config.data.batch_size
+        self.total_steps = self.steps_per_epoch * config.schedule.epochs
+        self.model = self._build_model()
+        self.embedder = Embedder(self.model.network)
+        self._build_callbacks()
+
+    def _build_model(self) -> LocalAggregation:
+        config = self.config
+        with self.strategy.scope():
+            try:
+                network = build_network(
+                    config.network.network,
+                    config.data.image_size,
+                    config.network.dim,
+                    config.network.sync_bn,
+                )
+            except ValueError as error:
+                raise config_lib.ConfigError(str(error)) from None
+            model = LocalAggregation(
+                network,
+                self.train_set.num_examples,
+                objective=config.objective,
+                num_clusterings=config.clustering.num_clusterings,
+                warm_start_steps=config.schedule.ir_epochs * self.steps_per_epoch,
+                weight_decay=config.optimizer.weight_decay,
+                seed=config.schedule.seed,
+            )
+            model.compile(
+                tf.keras.optimizers.SGD(
+                    learning_rate(config.optimizer, self.steps_per_epoch),
+                    momentum=config.optimizer.momentum,
+                ),
+                jit_compile=config.numerics.jit_compile,
+            )
+            model.optimizer.build(network.trainable_variables)
+        return model
+
+    @property
+    def _evaluates(self) -> bool:
+        return (
+            self.heldout is not None
+            and self.heldout.labels is not None
+            and self.train_set.labels is not None
+        )
+
+    def _build_callbacks(self) -> None:
+        config, spe = self.config, self.steps_per_epoch
+        self.progress = Progress(self.total_steps, spe, config.data.batch_size)
+        self.scalars = TensorBoardScalars(self.path / "tensorboard")
+        monitor = HealthMonitor(config.network.dim, self.progress.say)
+        self.log = RunLog(self.path / "metrics.jsonl", [monitor, self.scalars, self.progress])
+        self.timing = RunLog(self.path / "timing.jsonl", [self.scalars, self.progress])
+        state = {}
+        plateau = None
+        if config.optimizer.plateau_patience:
+            plateau = Plateau(self.model.optimizer, config.optimizer.plateau_patience)
+            state["plateau"] = plateau
+        self.knn = self.milestones = None
+        if self._evaluates:
+            self.knn = KNNCallback(
+                embed_heldout=lambda: self._embed(self.heldout),
+                heldout_labels=self.heldout.labels,
+                train_labels=self.train_set.labels,
+                steps_per_epoch=spe,
+                every_epochs=config.report.eval_every_epochs,
+                last_epoch=config.schedule.epochs,
+                log=self.log,
+                tau=config.objective.tau,
+                plateau=plateau,
+            )
+            if config.report.baselines:
+                self.milestones = self._build_milestones()
+        elif plateau is not None:
+            raise config_lib.ConfigError(
+                "--plateau_patience needs labelled held-out images: give --val_data or --holdout."
+            )
+        self.checkpointing = Checkpointing(
+            self.model,
+            self.path / "checkpoints",
+            log=self.log,
+            steps_per_epoch=spe,
+            every_steps=config.run.checkpoint_every_steps,
+            every_minutes=config.run.checkpoint_every_minutes,
+            keep=config.run.keep_checkpoints,
+            restore_from=self.chief_path / "checkpoints",
+            **state,
+        )
+        clustering = ClusteringCallback(
+            config.clustering,
+            warm_start_steps=self.model.warm_start_steps,
+            steps_per_epoch=spe,
+            seed=config.schedule.seed,
+            log=self.log,
+            timing=self.timing,
+            center_crop_embeddings=lambda: self._embed(self.train_set),
+        )
+        train_log = TrainLog(
+            log=self.log,
+            timing=self.timing,
+            every=config.report.log_every_steps,
+            steps_per_epoch=spe,
+            batch_size=config.data.batch_size,
+        )
+        optional = [callback for callback in (self.knn, self.milestones) if callback]
+        self.callbacks = [self.progress, clustering, train_log, *optional, self.checkpointing]
+
+    def _build_milestones(self) -> Milestones:
+        return Milestones(
+            embed=lambda: (self._embed(self.train_set), self._embed(self.heldout)),
+            raw_pixels=lambda: (
+                pixels(self._views(self.train_set)),
+                pixels(self._views(self.heldout)),
+            ),
+            train_labels=self.train_set.labels,
+            heldout_labels=self.heldout.labels,
+            last_epoch=self.config.schedule.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            log=self.log,
+            tau=self.config.objective.tau,
+        )
+
+    def _views(self, source: Source) -> tf.data.Dataset:
+        return eval_dataset(
+            source, image_size=self.config.data.image_size, batch_size=EVAL_BATCH_SIZE
+        )
+
+    def _embed(self, source: Source) -> np.ndarray:
+        return self.embedder(self._views(source))
+
+    def train(self) -> Result:
+        """Checks, trains what is left to train, exports, and collects the table."""
+        step = self.checkpointing.restore()
+        if step is None:
+            self.log.truncate(0)  # of a run that died before its first checkpoint
+            step = 0
+            self._require_space()
+            self._announce()
+            self._first_minute()
+        else:
+            self.say(f"resuming {self.path} after step {step} of {self.total_steps}.")
+        try:
+            self._fit(step)
+            self.checkpointing.save()
+        except tf.errors.InvalidArgumentError as error:
+            self._explain_bad_image(error)
+            raise
+        finally:
+            self.progress.close()
+            self.scalars.flush()
+        return self._finish()
+
+    def _announce(self) -> None:
+        config, count = self.config, self.train_set.num_examples
+        self.say(
+            f"{count} training images, {self.steps_per_epoch} steps of {config.data.batch_size} an "
+            f"epoch; {config.network.network} with {self.model.network.count_params():,} weights "
+            f"on {self.strategy.num_replicas_in_sync} replica(s); k = {config.objective.k}, "
+            f"m = {config.clustering.num_clusters}, H = {config.clustering.num_clusterings}."
+        )
+        if not self._evaluates:
+            self.say("no labelled held-out images: training goes without kNN evaluation.")
+        for line in expected_values(config, count):
+            self.say(line)
+
+    def _require_space(self) -> None:
+        """Refuses to start what cannot be saved."""
+        weights = sum(np.prod(v.shape) for v in self.model.variables)
+        momentum = sum(np.prod(v.shape) for v in self.model.network.trainable_variables)
+        needed = int(4 * (weights + momentum)) * (self.config.run.keep_checkpoints + 1)
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise RunError(
+                f"{self.path} has {free >> 20} MiB free, its checkpoints need {needed >> 20} MiB: "
+                "make room, lower --keep_checkpoints, or name another --run_dir."
+            )
+
+    def _first_minute(self) -> None:
+        """Runs evaluator, export and checkpoint once, so that they fail now or never."""
+        if self.milestones:
+            self.milestones.before_training()
+        if self.knn:
+            self.log.write("knn", 0, 0, **named(self.knn.evaluate(self.model)))
+        with tempfile.TemporaryDirectory(dir=self.path) as folder:
+            self._export(pathlib.Path(folder))
+        self.checkpointing.save()
+
+    def _fit(self, step: int) -> None:
+        """Trains from `step` to the end: the rest of an epoch first, then whole ones."""
+        epochs, spe = self.config.schedule.epochs, self.steps_per_epoch
+        epoch, done = divmod(step, spe)
+        if done:
+            self._fit_epochs(step, epoch, epoch + 1, steps=spe - done)
+            epoch += 1
+        if epoch < epochs:
+            self._fit_epochs(epoch * spe, epoch, epochs, steps=spe)
+
+    def _fit_epochs(self, step: int, first: int, last: int, steps: int) -> None:
+        def replicas_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            here = context.num_replicas_in_sync // context.num_input_pipelines
+            mine = context.input_pipeline_id * here
+            return train_dataset(
+                self.train_set,
+                image_size=self.config.data.image_size,
+                batch_size=self.config.data.batch_size,
+                seed=self.config.schedule.seed,
+                augment=self.config.augment,
+                start_step=step,
+                end_step=last * self.steps_per_epoch,
+                num_replicas=context.num_replicas_in_sync,
+                replica_ids=range(mine, mine + here),
+            )
+
+        self.model.fit(
+            self.strategy.distribute_datasets_from_function(replicas_dataset),
+            initial_epoch=first,
+            epochs=last,
+            steps_per_epoch=steps,
+            callbacks=self.callbacks,
+            verbose=0,
+        )
+
+    def _explain_bad_image(self, error: tf.errors.InvalidArgumentError) -> None:
+        """Raises DataError if an image that cannot be decoded stands behind an error."""
+        if bad := find_bad_images(self.train_set):
+            raise DataError(
+                f"{len(bad)} training images cannot be decoded, {bad[0]} first: remove them, or "
+                "start again with --skip_bad_images in a new run directory."
+            ) from error
+
+    def _export(self, folder: pathlib.Path) -> pathlib.Path:
+        name, size = self.config.network.network, self.config.data.image_size
+        saved_model = export_saved_model(self.model.network, name, size, folder)
+        # One image through the export must give what the evaluation gives.
+        source = self.heldout or self.train_set
+        exported = embed_with_saved_model(saved_model, [source.read(0)])
+        _, view = next(iter(self._views(source)))
+        expected = self.model.network(view[:1], training=False).numpy()
+        if not np.allclose(exported, expected, atol=1e-2 if self._mixed else 1e-4):
+            raise RunError(f"the SavedModel {saved_model} does not reproduce the network.")
+        return saved_model
+
+    @property
+    def _mixed(self) -> bool:
+        return self.config.numerics.mixed_precision
+
+    def _finish(self) -> Result:
+        saved_model = self._export(self.path / "export")
+        records = read_log(self.path / "metrics.jsonl")
+        rows, gallery = table_rows(records, self.model.warm_start_steps, self.total_steps)
+        return Result(self.path, saved_model, rows, gallery)
+
+
+def table_rows(
+    records: list[dict[str, Any]], warm_start_steps: int, total_steps: int
+) -> tuple[list[tuple[str, float, float]], str]:
+    """The final table from a run's records: (name, K = 200, K = 1) a row, and the gallery.
+
+    Milestones, when the run has them; else the kNN against the bank at the two ends.
+    """
+    milestones = [r for r in records if r["kind"] == "milestone"]
+    if milestones:
+        rows = [(r["name"], r["knn200"], r["knn1"]) for r in milestones]
+        return rows, "centre crops of the training images"
+    names = {total_steps: "end of LA" if total_steps > warm_start_steps else "end of IR"}
+    if 0 < warm_start_steps < total_steps:
+        names[warm_start_steps] = "end of IR"
+    rows = [
+        (names[r["step"]], r["knn200"], r["knn1"])
+        for r in records
+        if r["kind"] == "knn" and r["step"] in names
+    ]
+    return rows, "the memory bank"

@@ -1,0 +1,74 @@
+"""k-means: groups that are there are found; seeds, sizes and inertia are what they say."""
+
+import numpy as np
+import pytest
+
+from la_tf import clustering
+
+
+@pytest.fixture(scope="module")
+def groups():
+    """Eight tight groups of 25 points on the sphere, and which point is in which."""
+    rng = np.random.default_rng(0)
+    centres = np.eye(8, 16)
+    points = np.repeat(centres, 25, axis=0) + rng.normal(scale=0.01, size=(200, 16))
+    return points.astype(np.float32), np.repeat(np.arange(8), 25)
+
+
+def test_well_separated_groups_are_found(groups):
+    points, truth = groups
+    best = min(clustering.run_clusterings(points, 8, 10, seed=0), key=lambda c: c.inertia)
+    # A relabelling of the truth: every group has one label and every label one group.
+    assert len({(a, b) for a, b in zip(truth, best.labels, strict=True)}) == 8
+    assert best.sizes.tolist() == [25] * 8
+
+
+def test_inertia_and_sizes_belong_to_the_labels(groups):
+    points, _ = groups
+    result = clustering.kmeans(points, 12, seed=3)
+    # The centroids are the means of the last assignment but one; at convergence, of this one.
+    expected = sum(
+        ((points[result.labels == j] - points[result.labels == j].mean(0)) ** 2).sum()
+        for j in np.unique(result.labels)
+    )
+    np.testing.assert_allclose(result.inertia, expected, rtol=0.02)
+    np.testing.assert_array_equal(result.sizes, np.bincount(result.labels, minlength=12))
+    assert result.sizes.sum() == 200
+
+
+def test_every_label_is_used(unit_rows):
+    for result in clustering.run_clusterings(unit_rows(600, 16), 100, 2, seed=0):
+        assert set(result.labels) == set(range(100))
+
+
+def test_labels_are_a_function_of_seed_round_and_number(unit_rows):
+    points = unit_rows(500, 16)
+    first = clustering.cluster(points, 20, 3, seed=5)
+    assert first.shape == (3, 500) and first.dtype == np.int32
+    np.testing.assert_array_equal(first, clustering.cluster(points, 20, 3, seed=5))
+    assert not np.array_equal(first, clustering.cluster(points, 20, 3, seed=6))
+    assert not np.array_equal(first[0], first[1])
+    again = clustering.run_clusterings(points, 20, 1, seed=5, round_=1)[0].labels
+    assert not np.array_equal(first[0], again)
+
+
+def test_a_clustering_does_not_depend_on_how_many_come_after_it(unit_rows):
+    points = unit_rows(300, 8)
+    np.testing.assert_array_equal(
+        clustering.cluster(points, 10, 1, seed=0), clustering.cluster(points, 10, 4, seed=0)[:1]
+    )
+
+
+def test_all_points_are_used_for_training(unit_rows):
+    """With as many clusters as points every point ends as its own centroid."""
+    result = clustering.kmeans(unit_rows(64, 8), 64, seed=0)
+    assert result.inertia < 1e-5 and (result.sizes == 1).all()
+
+
+def test_what_cannot_be_clustered_says_so(unit_rows):
+    with pytest.raises(ValueError, match="cannot make 11 clusters of 10 vectors"):
+        clustering.kmeans(unit_rows(10, 4), 11, seed=0)
+    broken = unit_rows(10, 4)
+    broken[3, 1] = np.nan
+    with pytest.raises(ValueError, match="diverged"):
+        clustering.kmeans(broken, 2, seed=0)
