@@ -104,9 +104,7 @@ def run_clusterings(
     ]
 
 
-def cluster(
-    vectors: np.ndarray, num_clusters: int, num_clusterings: int, seed: int
-) -> np.ndarray:
+def cluster(vectors: np.ndarray, num_clusters: int, num_clusterings: int, seed: int) -> np.ndarray:
     """The labels of H clusterings, [H, N] int32: what `close_neighbors` takes."""
     return np.stack(
         [c.labels for c in run_clusterings(vectors, num_clusters, num_clusterings, seed)]

@@ -136,9 +136,7 @@ class LocalAggregation(tf.keras.Model):
                 maxval=self.cluster_labels.shape[1],
                 dtype=tf.int32,
             )
-            losses = noise_contrastive_loss(
-                embeddings, indices, noise, bank, self.objective.tau
-            )
+            losses = noise_contrastive_loss(embeddings, indices, noise, bank, self.objective.tau)
         else:
             losses = instance_recognition_loss(embeddings, indices, bank, self.objective.tau)
         return losses, tf.zeros_like(losses), tf.zeros_like(losses)
@@ -173,8 +171,10 @@ class LocalAggregation(tf.keras.Model):
         if self.train_function is not None and not force:
             return self.train_function
         strategy = self.distribute_strategy
-        train_step = tf.function(self.train_step, jit_compile=True) if self.jit_compile else (
-            self.train_step
+        train_step = (
+            tf.function(self.train_step, jit_compile=True)
+            if self.jit_compile
+            else (self.train_step)
         )
 
         def distributed_step(data):

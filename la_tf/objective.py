@@ -80,9 +80,7 @@ def instance_recognition_loss(
       [B] losses; ln N when all rows are equally similar.
     """
     similarities = tf.matmul(embeddings, tf.stop_gradient(bank), transpose_b=True)  # [B, N]
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels=indices, logits=similarities / tau
-    )
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=indices, logits=similarities / tau)
 
 
 # The official code fixes the normaliser of Eq. 1 at this multiple of N, for tau = 0.07.

@@ -120,9 +120,7 @@ class RunDirectory:
         if self.resumed:
             self._require_same(config_file, description)
         elif self.path.is_dir() and any(p.name != "lock" for p in self.path.iterdir()):
-            raise RunError(
-                f"{self.path} holds files but no run: name an empty or a new --run_dir."
-            )
+            raise RunError(f"{self.path} holds files but no run: name an empty or a new --run_dir.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / "lock").open("w")

@@ -22,7 +22,7 @@ from la_tf.callbacks.train_log import TrainLog
 from la_tf.config import Config
 from la_tf.data.base import DataError, Source
 from la_tf.data.checks import check_images, find_bad_images
-from la_tf.data.pipeline import eval_dataset, train_dataset
+from la_tf.data.pipeline import eval_dataset, step_indices, steps_per_epoch, train_dataset
 from la_tf.data.sources import open_train_and_val
 from la_tf.evaluation.features import Embedder, pixels
 from la_tf.export import embed_with_saved_model, export_saved_model
@@ -70,9 +70,9 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
     runtime.configure(config.numerics, config.schedule.seed)
     strategy = runtime.make_strategy(config.run)
     train_set, heldout = open_train_and_val(config.data, config.schedule.seed)
-    train_set = check_images(train_set, config.data.skip_bad_images)
+    train_set = _checked(train_set, config.data.skip_bad_images, say)
     if heldout is not None:
-        heldout = check_images(heldout, config.data.skip_bad_images)
+        heldout = _checked(heldout, config.data.skip_bad_images, say)
     config, notes = config_lib.resolve(config, train_set.num_examples)
     for note in notes:
         say(note)
@@ -86,6 +86,13 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
         return _Run(config, strategy, train_set, heldout, directory, say).train()
     finally:
         directory.release()
+
+
+def _checked(source: Source, skip_bad: bool, say: Callable[[str], None]) -> Source:
+    result = check_images(source, skip_bad)
+    if result.bad:
+        say(str(result))
+    return result.source
 
 
 def default_run_dir(config: Config) -> str:
@@ -147,7 +154,7 @@ class _Run:
         self.resumed = directory.resumed
         self.chief_path = pathlib.Path(config.run.run_dir or default_run_dir(config))
         self.say = say
-        self.steps_per_epoch = train_set.num_examples // config.data.batch_size
+        self.steps_per_epoch = steps_per_epoch(train_set.num_examples, config.data.batch_size)
         self.total_steps = self.steps_per_epoch * config.schedule.epochs
         self.model = self._build_model()
         self.embedder = Embedder(self.model.network)
@@ -290,8 +297,8 @@ class _Run:
         try:
             self._fit(step)
             self.checkpointing.save()
-        except tf.errors.InvalidArgumentError as error:
-            self._explain_bad_image(error)
+        except tf.errors.OpError as error:
+            self._explain_bad_images(error)
             raise
         finally:
             self.progress.close()
@@ -368,12 +375,15 @@ class _Run:
             verbose=0,
         )
 
-    def _explain_bad_image(self, error: tf.errors.InvalidArgumentError) -> None:
-        """Raises DataError if an image that cannot be decoded stands behind an error."""
-        if bad := find_bad_images(self.train_set):
+    def _explain_bad_images(self, error: tf.errors.OpError) -> None:
+        """Raises DataError if images of the failed step cannot be decoded."""
+        step = int(self.model.optimizer.iterations.numpy())
+        data, seed = self.config.data, self.config.schedule.seed
+        indices = step_indices(self.train_set.num_examples, data.batch_size, seed, step)
+        if bad := find_bad_images(self.train_set, indices):
             raise DataError(
-                f"{len(bad)} training images cannot be decoded, {bad[0]} first: remove them, or "
-                "start again with --skip_bad_images in a new run directory."
+                f"training stopped at step {step}: {bad[0].name} cannot be decoded "
+                f"({bad[0].reason}); find all such files with tools/check_data.py and remove them."
             ) from error
 
     def _export(self, folder: pathlib.Path) -> pathlib.Path:

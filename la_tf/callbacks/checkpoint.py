@@ -103,8 +103,9 @@ class Checkpointing(StepCallback):
         self.log.truncate(int(self._log_bytes.numpy()))
         # fit resets the metrics when it begins an epoch; see on_epoch_begin.
         self._metrics_to_restore = [
-            variable.numpy() for metric in self._trained_model.metrics for variable in
-            metric.variables
+            variable.numpy()
+            for metric in self._trained_model.metrics
+            for variable in metric.variables
         ]
         self._saved_step = int(self._trained_model.optimizer.iterations.numpy())
         return self._saved_step

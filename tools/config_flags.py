@@ -1,9 +1,11 @@
 """Command-line flags made from the configuration's dataclasses: one flag an option."""
 
 import dataclasses
+import sys
+import textwrap
 import types
 import typing
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags
 
@@ -66,3 +68,44 @@ def config_from_flags() -> Config:
             values[option.name] = value
         sections[section.name] = section.type(**values)
     return Config(**sections)
+
+
+def parse(argv: list[str], about: str) -> None:
+    """Parses a command line; answers --help, and ends on what it does not know.
+
+    Args:
+      argv: the command line with the program's name first.
+      about: what the program does, for --help.
+    """
+    if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv[1:]):
+        print(readable_help(about))
+        sys.exit(0)
+    try:
+        rest = FLAGS(argv)
+    except (flags.Error, OSError) as error:
+        fail(f"{str(error).splitlines()[0].rstrip('.')}; see --help.")
+    if len(rest) > 1:
+        fail(f"'{rest[1]}' is not a flag: options begin with --, see --help.")
+
+
+def readable_help(about: str) -> str:
+    """What the program does, then every option by section."""
+    lines = [about.strip()]
+    for section in dataclasses.fields(Config):
+        lines.append(f"\n{section.name}: {section.type.__doc__.splitlines()[0]}")
+        for option in dataclasses.fields(section.type):
+            flag = FLAGS[option.name]
+            name = f"--[no]{option.name}" if flag.boolean else f"--{option.name}"
+            default = "" if flag.default in (None, []) else f" [{flag.default_as_str}]"
+            choices = option.metadata["choices"]
+            listed = f" One of {', '.join(choices)}." if choices else ""
+            lines.append(f"  {name}{default}")
+            lines.append(textwrap.indent(textwrap.fill(flag.help + listed, 90), "      "))
+    lines.append("\n  --flagfile=FILE\n      Reads flags from a file, such as those in configs/.")
+    return "\n".join(lines)
+
+
+def fail(sentence: str) -> NoReturn:
+    """Ends the program with one sentence and exit code 1."""
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(1)
