@@ -75,6 +75,12 @@ class NetworkConfig:
     )
     dim: int = _option(128, "D, the length of an embedding.", "section 4.1")
     sync_bn: bool = _option(False, "Batch statistics over all replicas instead of each its own.")
+    bn_momentum: float = _option(
+        0.997,
+        "How much of the moving batch statistics a step keeps. A run of a few hundred steps needs "
+        "less, or its evaluation still sees the initial statistics.",
+        "official",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,6 +299,7 @@ def _check_bounds(config: Config, k: int, m: int) -> None:
         "mix": config.objective.mix,
         "crop_area_min": config.augment.crop_area_min,
         "greyscale_probability": config.augment.greyscale_probability,
+        "bn_momentum": config.network.bn_momentum,
     }.items():
         if not 0 <= value <= 1:
             raise ConfigError(f"--{name}={value} must lie between 0 and 1.")

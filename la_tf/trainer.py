@@ -169,6 +169,7 @@ class _Run:
                     config.data.image_size,
                     config.network.dim,
                     config.network.sync_bn,
+                    config.network.bn_momentum,
                 )
             except ValueError as error:
                 raise config_lib.ConfigError(str(error)) from None

@@ -10,6 +10,11 @@ quiet.quiet()
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from la_tf import runtime  # noqa: E402
+
+# Before TensorFlow touches its devices: replicas to distribute over. One-device tests use CPU:0.
+runtime.set_logical_cpus(4)
+
 
 @pytest.fixture(scope="session")
 def sample_data() -> pathlib.Path:

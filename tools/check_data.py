@@ -5,12 +5,17 @@ python tools/check_data.py --data=/data/pictures
 
 import sys
 
-import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
-from la_tf.config import DataConfig
-from la_tf.data.checks import Survey, survey
-from la_tf.data.sources import DataError, Source, open_train_and_val
+from la_tf import quiet
+
+quiet.quiet()
+
+import numpy as np  # noqa: E402
+
+from la_tf.config import DataConfig  # noqa: E402
+from la_tf.data.checks import Survey, survey  # noqa: E402
+from la_tf.data.sources import DataError, Source, open_train_and_val  # noqa: E402
 
 _DATA = flags.DEFINE_string("data", None, "Images, as tools/train.py takes them.", required=True)
 _VAL_DATA = flags.DEFINE_string(
@@ -25,6 +30,7 @@ _SIDES = (0, 32, 64, 128, 224, 256, 512, 1024)  # lower bounds of the histogram,
 def main(argv: list[str]) -> None:
     """Looks at the training and the held-out images."""
     del argv
+    logging.set_verbosity(logging.ERROR)  # app.run has just made the libraries talkative
     try:
         config = DataConfig(data=_DATA.value, val_data=_VAL_DATA.value, holdout=_HOLDOUT.value)
         parts = zip(("train", "held out"), open_train_and_val(config, _SEED.value), strict=True)

@@ -9,12 +9,16 @@ been written. The encoded images stay as they are. Train with --data=OUTPUT_DIR.
 import os
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
-from la_tf.config import DataConfig
-from la_tf.data.checks import check_images
-from la_tf.data.record_writer import complete_or_absent, write_records
-from la_tf.data.sources import DataError, open_train_and_val
+from la_tf import quiet
+
+quiet.quiet()
+
+from la_tf.config import DataConfig  # noqa: E402
+from la_tf.data.checks import check_images  # noqa: E402
+from la_tf.data.record_writer import complete_or_absent, write_records  # noqa: E402
+from la_tf.data.sources import DataError, open_train_and_val  # noqa: E402
 
 _DATA = flags.DEFINE_string("data", None, "Images: a folder, tfds:NAME or digits.", required=True)
 _VAL_DATA = flags.DEFINE_string(
@@ -32,6 +36,7 @@ _SKIP_BAD_IMAGES = flags.DEFINE_bool(
 def main(argv: list[str]) -> None:
     """Checks and writes both parts."""
     del argv
+    logging.set_verbosity(logging.ERROR)  # app.run has just made the libraries talkative
     try:
         config = DataConfig(data=_DATA.value, val_data=_VAL_DATA.value)
         train, val = open_train_and_val(config, seed=0)

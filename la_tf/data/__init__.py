@@ -1,0 +1,1 @@
+"""Images in, (index, view) batches out: sources, checks, augmentation, pipeline."""

@@ -1,0 +1,178 @@
+"""TFRecord shards with an index beside them, so that any record can be read at any time.
+
+A record is a tf.train.Example with the names of TF Model Garden's ImageNet records:
+`image/encoded`, `image/filename` and, where there are labels, `image/class/label` (from 0). The
+index holds, for each example, where its record and the encoded image inside it lie, its label and
+its name. Records are numbered in the order of the shards.
+
+A TFRecord is: length (8 bytes), checksum of the length (4), data, checksum of the data (4).
+"""
+
+import dataclasses
+import json
+import os
+import struct
+
+import numpy as np
+import tensorflow as tf
+
+from la_tf.data.base import ENDS_BYTES, DataError, Source
+
+INDEX_FILE = "index.json"
+ARRAYS_FILE = "index.npz"
+_VERSION = 1
+_HEADER, _FOOTER = 12, 4  # bytes around the data of a record
+
+
+@dataclasses.dataclass
+class RecordIndex:
+    """Where every example of a set of shards lies, in the order of the shards."""
+
+    shards: list[str] = dataclasses.field(default_factory=list)
+    counts: list[int] = dataclasses.field(default_factory=list)  # records a shard
+    lengths: list[int] = dataclasses.field(default_factory=list)  # of a record's data, bytes
+    image_offsets: list[int] = dataclasses.field(default_factory=list)  # in the shard, bytes
+    image_lengths: list[int] = dataclasses.field(default_factory=list)
+    labels: list[int] = dataclasses.field(default_factory=list)  # -1 without labels
+    names: list[str] = dataclasses.field(default_factory=list)
+    class_names: tuple[str, ...] | None = None
+
+    def add(self, position: int, record: bytes, encoded: bytes, label: int, name: str) -> int:
+        """Notes one record that starts at `position` of the last shard; returns the next one's."""
+        # Wherever the image's bytes are found in the record, they are the image's bytes.
+        self.image_offsets.append(position + _HEADER + record.index(encoded))
+        self.image_lengths.append(len(encoded))
+        self.lengths.append(len(record))
+        self.labels.append(label)
+        self.names.append(name)
+        self.counts[-1] += 1
+        return position + _HEADER + len(record) + _FOOTER
+
+    def begin_shard(self, shard: str) -> None:
+        """The records that follow lie in `shard`: a file name, or an absolute path."""
+        self.shards.append(shard)
+        self.counts.append(0)
+
+    def save(self, folder: str) -> None:
+        """Writes the two index files into a folder."""
+        np.savez(
+            os.path.join(folder, ARRAYS_FILE),
+            lengths=np.array(self.lengths, np.int64),
+            image_offsets=np.array(self.image_offsets, np.int64),
+            image_lengths=np.array(self.image_lengths, np.int64),
+            labels=np.array(self.labels, np.int32),
+            names=np.frombuffer("\0".join(self.names).encode("utf-8"), np.uint8),
+        )
+        description = {
+            "version": _VERSION,
+            "num_examples": len(self.lengths),
+            "class_names": self.class_names,
+            "shards": [
+                {"file": shard, "records": count}
+                for shard, count in zip(self.shards, self.counts, strict=True)
+            ],
+        }
+        with open(os.path.join(folder, INDEX_FILE), "w", encoding="utf-8") as file:
+            json.dump(description, file, indent=1)
+
+
+class RecordSource(Source):
+    """A folder of shards with an index, as `record_writer.write_records` leaves it."""
+
+    def __init__(self, folder: str, name: str | None = None):
+        """Opens the index and compares it with the shards.
+
+        Args:
+          folder: holds index.json and index.npz.
+          name: for messages; default the folder.
+
+        Raises:
+          DataError: a shard is missing or cut short, or the index does not fit the shards.
+        """
+        path = os.path.join(folder, INDEX_FILE)
+        try:
+            with open(path, encoding="utf-8") as file:
+                description = json.load(file)
+            version, class_names = description["version"], description["class_names"]
+            shards = [os.path.join(folder, shard["file"]) for shard in description["shards"]]
+            counts = [shard["records"] for shard in description["shards"]]
+            with np.load(os.path.join(folder, ARRAYS_FILE)) as file:
+                arrays = {key: file[key] for key in file.files}
+            lengths, labels = arrays["lengths"], arrays["labels"]
+            self._image_offsets = arrays["image_offsets"]
+            self._image_lengths = arrays["image_lengths"]
+            self._names = arrays["names"].tobytes().decode("utf-8").split("\0")
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise DataError(
+                f"the index {path} cannot be read ({error}): write the records again with "
+                "tools/make_tfrecords.py."
+            ) from error
+        total = description["num_examples"]
+        columns = (lengths, labels, self._image_offsets, self._image_lengths, self._names)
+        if version != _VERSION or sum(counts) != total or {len(c) for c in columns} != {total}:
+            raise DataError(
+                f"the index {path} is not dense (version {version}, {total} examples, "
+                f"{sum(counts)} records, columns of {sorted({len(c) for c in columns})}): write "
+                "the records again with tools/make_tfrecords.py."
+            )
+        _compare_with_shards(shards, counts, lengths)
+        labelled = class_names is not None and labels.min() >= 0
+        super().__init__(name or folder, total, labels if labelled else None, class_names)
+        self._shards = shards
+        self._shard_of = np.repeat(np.arange(len(shards)), counts)
+
+    def describe(self, i: int) -> str:
+        """The name in the record, and where the record is."""
+        shard = self._shards[self._shard_of[i]]
+        return f"{self._names[i]} (record {i} of {self.name}, in {os.path.basename(shard)})"
+
+    def load(self, index: tf.Tensor) -> tf.Tensor:
+        """Reads the bytes of the image from the middle of its shard."""
+        # Declared stateless, since files do not change under us: tf.data would otherwise run a
+        # map with this function one element at a time when deterministic ops are asked for.
+        encoded = tf.numpy_function(self.read, [index], tf.string, stateful=False)
+        return tf.ensure_shape(encoded, [])
+
+    def read(self, i: int) -> bytes:
+        """As `load`, without TensorFlow."""
+        return self._pread(i, 0, int(self._image_lengths[i]))
+
+    def read_ends(self, i: int) -> tuple[bytes, bytes, int]:
+        """Reads nothing but the ends of the image."""
+        size = int(self._image_lengths[i])
+        count = min(size, ENDS_BYTES)
+        return self._pread(i, 0, count), self._pread(i, size - count, count), size
+
+    def _pread(self, i: int, offset: int, length: int) -> bytes:
+        shard = self._shards[self._shard_of[i]]
+        # Opened for each read: data sets have more shards than a process may have open files.
+        with open(shard, "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), length, int(self._image_offsets[i]) + offset)
+        if len(data) != length:
+            raise DataError(f"{shard} was cut short while it was in use: restore the file.")
+        return data
+
+
+def _compare_with_shards(shards: list[str], counts: list[int], lengths: np.ndarray) -> None:
+    """Sizes of all shards, and the header of the first and the last record of each."""
+    first = 0
+    for shard, count in zip(shards, counts, strict=True):
+        sizes = lengths[first : first + count] + _HEADER + _FOOTER
+        expected = int(sizes.sum())
+        first += count
+        if not os.path.isfile(shard):
+            raise DataError(f"the shard {shard} is missing: restore it or write the records again.")
+        actual = os.path.getsize(shard)
+        if actual != expected:
+            raise DataError(
+                f"the shard {shard} has {actual} bytes where its index says {expected}: restore "
+                "it or write the records again."
+            )
+        with open(shard, "rb", buffering=0) as file:
+            for size, start in ((sizes[:1], 0), (sizes[-1:], expected - sizes[-1:].sum())):
+                header = os.pread(file.fileno(), 8, int(start))
+                if size.size and struct.unpack("<Q", header)[0] != size[0] - _HEADER - _FOOTER:
+                    raise DataError(
+                        f"the shard {shard} is not the one its index describes: restore it or "
+                        "write the records again."
+                    )

@@ -1,0 +1,46 @@
+"""Learning rates at the steps where they change."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from la_tf.config import OptimizerConfig
+from la_tf.schedules import Plateau, learning_rate
+
+
+def test_fixed_drops_happen_before_the_first_step_of_their_epoch():
+    schedule = learning_rate(OptimizerConfig(drop_epochs=(2, 3)), steps_per_epoch=10)
+    rates = [float(schedule(tf.constant(step, tf.int64))) for step in range(40)]
+    np.testing.assert_allclose(rates, [0.03] * 20 + [0.003] * 10 + [0.0003] * 10, rtol=1e-6)
+
+
+def test_without_drops_the_rate_is_a_number():
+    assert learning_rate(OptimizerConfig(learning_rate=0.5), 10) == 0.5
+
+
+@pytest.fixture
+def optimizer():
+    return tf.keras.optimizers.SGD(0.1)
+
+
+def test_plateau_drops_twice_at_most_after_waiting(optimizer):
+    plateau = Plateau(optimizer, patience=2)
+    scores = [0.3, 0.4, 0.4, 0.39, 0.4, 0.4, 0.1, 0.1, 0.1]
+    fell = [plateau.report(score) for score in scores]
+    assert fell == [False, False, False, True, False, True, False, False, False]
+    np.testing.assert_allclose(float(optimizer.learning_rate), 0.001, rtol=1e-5)
+
+
+def test_plateau_starts_waiting_anew_after_an_improvement(optimizer):
+    plateau = Plateau(optimizer, patience=2)
+    assert not any(plateau.report(score) for score in [0.3, 0.2, 0.4, 0.3, 0.5, 0.4])
+
+
+def test_plateau_state_survives_a_checkpoint(optimizer, tmp_path):
+    plateau = Plateau(optimizer, patience=2)
+    plateau.report(0.5)
+    plateau.report(0.4)
+    path = tf.train.Checkpoint(plateau=plateau).save(str(tmp_path / "c"))
+    restored = Plateau(optimizer, patience=2)
+    tf.train.Checkpoint(plateau=restored).restore(path).assert_existing_objects_matched()
+    assert restored.report(0.45)  # the second without improvement
