@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 from la_tf import quiet
 
@@ -34,3 +36,72 @@ def unit_rows():
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
     return make
+
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def start_tool():
+    """Starts tools/NAME.py with flags, in the checkout, with its output captured."""
+
+    def start(name: str, *flags: str, cwd: pathlib.Path = ROOT) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, ROOT / "tools" / f"{name}.py", *flags],
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_tool(start_tool):
+    """Runs tools/NAME.py with flags to its end: (exit code, stdout, stderr)."""
+
+    def run(name: str, *flags: str, cwd: pathlib.Path = ROOT) -> tuple[int, str, str]:
+        process = start_tool(name, *flags, cwd=cwd)
+        stdout, stderr = process.communicate(timeout=600)
+        return process.returncode, stdout, stderr
+
+    return run
+
+
+# A run of seconds: 1,437 digits at 16 pixels, two epochs of IR and two of LA, 11 steps each.
+TINY_RUN = (
+    "--data=digits",
+    "--image_size=16",
+    "--network=smallnet",
+    "--noflip",
+    "--epochs=4",
+    "--ir_epochs=2",
+    "--k=64",
+    "--num_clusters=40",
+    "--log_every_steps=4",
+    "--checkpoint_every_steps=3",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_run() -> tuple[str, ...]:
+    """Flags of a run that takes seconds."""
+    return TINY_RUN
+
+
+@pytest.fixture(scope="session")
+def newest_checkpoint():
+    """A function run directory -> {variable: value} of its newest checkpoint."""
+    import tensorflow as tf
+
+    def load(run_dir: pathlib.Path) -> dict[str, np.ndarray]:
+        reader = tf.train.load_checkpoint(str(run_dir / "checkpoints"))
+        return {
+            name: reader.get_tensor(name)
+            for name in reader.get_variable_to_shape_map()
+            # How often a checkpoint was written differs when runs are stopped and resumed.
+            if not name.startswith(("save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH"))
+        }
+
+    return load

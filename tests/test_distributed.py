@@ -1,6 +1,5 @@
 """Replicas: the same global batch gives the same run on one device, on two and on four."""
 
-import os
 import pathlib
 import subprocess
 import sys

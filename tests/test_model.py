@@ -79,9 +79,7 @@ class PlainTraining:
         losses = []
         for i, row, b in zip(indices, similarities, background, strict=True):
             close = [j for j in b if any(g[j] == g[i] for g in LABELS)]
-            losses.append(
-                logsumexp(row[b] / TAU) - logsumexp(row[close] / TAU) if close else 0.0
-            )
+            losses.append(logsumexp(row[b] / TAU) - logsumexp(row[close] / TAU) if close else 0.0)
         return np.array(losses)
 
     def train(self, indices, views):
@@ -130,7 +128,9 @@ def test_the_metrics_are_means_of_what_they_say():
     indices, views = batches(1)[0]
     v = network(views).numpy()
     background = np.argsort(-v @ model.bank.vectors.numpy().T, axis=1)[:, :K]
-    close = np.array([labels[0][b] == labels[0][i] for i, b in zip(indices, background)])
+    close = np.array(
+        [labels[0][b] == labels[0][i] for i, b in zip(indices, background, strict=True)]
+    )
     history = model.fit(dataset(1), verbose=0).history
     np.testing.assert_allclose(history["empty_close"], [1 - close.any(1).mean()], atol=1e-6)
     np.testing.assert_allclose(history["close_share"], [close.mean()], atol=1e-6)

@@ -1,0 +1,130 @@
+"""A run that was killed and started again is the run that was not."""
+
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from la_tf.run_directory import read_log
+
+KILLS = int(os.environ.get("LA_TF_KILLS", "2"))
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, run_tool, tiny_run):
+    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    code, stdout, stderr = run_tool("train", *tiny_run, f"--run_dir={run_dir}")
+    assert code == 0, stderr
+    return run_dir, stdout, stderr
+
+
+def wait_for_checkpoint_after(run_dir, step, process):
+    """Returns once a checkpoint later than `step` exists, or the process has ended."""
+    while process.poll() is None:
+        done = [int(p.stem.split("-")[1]) for p in run_dir.glob("checkpoints/ckpt-*.index")]
+        if done and max(done) > step:
+            return max(done)
+        time.sleep(0.01)
+    return step
+
+
+def assert_same_run(run_dir, expected_dir, newest_checkpoint):
+    assert (run_dir / "metrics.jsonl").read_bytes() == (expected_dir / "metrics.jsonl").read_bytes()
+    got, expected = newest_checkpoint(run_dir), newest_checkpoint(expected_dir)
+    assert got.keys() == expected.keys()
+    names = " ".join(got)
+    for part in ("bank/vectors", "cluster_labels", "network", "optimizer/_momentums"):
+        assert part in names.replace("optimizer/_variables", "optimizer/_momentums"), part
+    for name, value in got.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_kills_at_random_moments_leave_no_trace(
+    tmp_path, uninterrupted, start_tool, tiny_run, newest_checkpoint
+):
+    expected_dir, run_dir = uninterrupted[0], tmp_path / "run"
+    moments, step = random.Random(KILLS), 0
+    for kill in range(KILLS):
+        process = start_tool("train", *tiny_run, f"--run_dir={run_dir}")
+        # Each start gets a little further, so that the kills are spread over the run.
+        step = wait_for_checkpoint_after(run_dir, min(step, 36), process)
+        time.sleep(moments.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        print(f"kill {kill + 1} of {KILLS}: after the checkpoint of step {step}")
+    process = start_tool("train", *tiny_run, f"--run_dir={run_dir}")
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert_same_run(run_dir, expected_dir, newest_checkpoint)
+
+
+def test_sigterm_saves_before_leaving(
+    tmp_path, uninterrupted, start_tool, tiny_run, newest_checkpoint
+):
+    expected_dir, run_dir = uninterrupted[0], tmp_path / "run"
+    rare = [*tiny_run, "--checkpoint_every_steps=1000", f"--run_dir={run_dir}"]
+    process = start_tool("train", *rare)
+    log = run_dir / "metrics.jsonl"
+    while not (log.exists() and '"step": 4,' in log.read_text()) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, stderr
+    assert "stopped by SIGTERM after step" in stdout and stderr == ""
+    saved = wait_for_checkpoint_after(run_dir, 0, process=start_tool("train", "--help"))
+    assert saved >= 4
+    process = start_tool("train", *rare)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert f"after step {saved} of 44" in stdout
+    assert_same_run(run_dir, expected_dir, newest_checkpoint)
+
+
+def test_the_log_holds_both_phases_and_every_round(uninterrupted):
+    records = read_log(uninterrupted[0] / "metrics.jsonl")
+    train = [r for r in records if r["kind"] == "train"]
+    assert [(r["step"], r["steps"]) for r in train[:3]] == [(4, 4), (8, 4), (11, 3)]
+    assert [r["phase"] for r in train] == ["IR"] * 6 + ["LA"] * 6
+    assert [r["step"] for r in records if r["kind"] == "clustering"] == [22, 33]
+    assert [r["epoch"] for r in records if r["kind"] == "knn"] == [0, 1, 2, 3, 4]
+
+
+def test_the_console_holds_nothing_that_a_user_would_have_to_ignore(uninterrupted):
+    _, stdout, stderr = uninterrupted
+    assert stderr == ""
+    starts = ("1437 training", "IR loss", "LA loss", "step ", "Held-out", "  ", "run dir", "SavedM")
+    for line in stdout.splitlines():
+        assert line == "" or line.startswith(starts), line
+
+
+def test_a_finished_run_only_shows_its_table_again(uninterrupted, run_tool, tiny_run):
+    run_dir, stdout, _ = uninterrupted
+    log = (run_dir / "metrics.jsonl").read_bytes()
+    code, again, _ = run_tool("train", *tiny_run, f"--run_dir={run_dir}")
+    assert code == 0 and (run_dir / "metrics.jsonl").read_bytes() == log
+    assert again.split("Held-out")[1] == stdout.split("Held-out")[1]
+
+
+def test_two_replicas_go_on_where_one_stopped_and_back(
+    tmp_path, start_tool, run_tool, tiny_run, newest_checkpoint, uninterrupted
+):
+    run_dir = tmp_path / "run"
+    flags = [*tiny_run, f"--run_dir={run_dir}"]
+    process = start_tool("train", *flags, "--num_devices=2")
+    wait_for_checkpoint_after(run_dir, 12, process)
+    process.kill()
+    process.communicate()
+    code, stdout, stderr = run_tool("train", *flags, "--num_devices=1")
+    assert code == 0, stderr
+    assert "resuming" in stdout
+    # Each replica had its own batch statistics, so the runs differ; but not in what was done.
+    records = read_log(run_dir / "metrics.jsonl")
+    expected = read_log(uninterrupted[0] / "metrics.jsonl")
+    assert [(r["kind"], r["step"]) for r in records] == [(r["kind"], r["step"]) for r in expected]
+    bank = newest_checkpoint(run_dir)["model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE"]
+    np.testing.assert_allclose(np.linalg.norm(bank, axis=1), 1.0, atol=1e-5)

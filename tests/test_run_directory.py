@@ -1,0 +1,139 @@
+"""A run directory refuses to be mixed up, and its log forgets exactly what it should."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from la_tf.config import Config
+from la_tf.run_directory import RunDirectory, RunError, RunLog, fingerprint, read_log
+
+DATA = {"training set": {"examples": 3, "fingerprint": "abc"}}
+
+
+def open_run(path, config=None, data=None):
+    return RunDirectory(str(path), config or Config(), data or DATA, {"python": "3"})
+
+
+def changed(section: str, **options) -> Config:
+    config = Config()
+    part = dataclasses.replace(getattr(config, section), **options)
+    return dataclasses.replace(config, **{section: part})
+
+
+def test_a_second_start_resumes_and_is_recorded(tmp_path):
+    first = open_run(tmp_path / "run")
+    assert not first.resumed
+    first.release()
+    second = open_run(tmp_path / "run")
+    assert second.resumed
+    assert len(json.loads((tmp_path / "run" / "environment.json").read_text())) == 2
+
+
+@pytest.mark.parametrize(
+    "config,words",
+    [
+        (changed("objective", tau=0.1), r"--tau was 0.07, now 0.1"),
+        (changed("optimizer", drop_epochs=(5,)), r"--drop_epochs was \[\], now \[5\]"),
+        (changed("schedule", seed=1), r"--seed was 0, now 1"),
+    ],
+)
+def test_another_configuration_is_refused_naming_the_difference(tmp_path, config, words):
+    open_run(tmp_path).release()
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(RunError, match=words):
+        open_run(tmp_path, config)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_other_data_are_refused(tmp_path):
+    open_run(tmp_path).release()
+    with pytest.raises(RunError, match="the data's training set"):
+        open_run(tmp_path, data={"training set": {"examples": 4, "fingerprint": "xyz"}})
+
+
+def test_where_and_on_what_a_run_happens_may_change(tmp_path):
+    open_run(tmp_path).release()
+    moved = dataclasses.replace(
+        changed("run", num_devices=2, checkpoint_every_steps=7),
+        data=dataclasses.replace(Config().data, data="/elsewhere"),
+    )
+    assert open_run(tmp_path, moved).resumed
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(RunError, match="holds files but no run"):
+        open_run(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_directory_in_use_is_refused(tmp_path):
+    held = open_run(tmp_path)
+    with pytest.raises(RunError, match="another process is training"):
+        open_run(tmp_path)
+    held.release()
+    open_run(tmp_path)
+
+
+def test_a_directory_that_cannot_be_made_says_why(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written: Not a directory"):
+        open_run(tmp_path / "file" / "run")
+
+
+def test_a_log_goes_back_to_where_it_was(tmp_path):
+    log = RunLog(tmp_path / "log.jsonl")
+    log.write("train", 1, 1, loss=0.5)
+    kept = log.tell()
+    log.write("train", 2, 1, loss=0.25)
+    log.truncate(kept)
+    log.write("train", 2, 1, loss=0.125)
+    log.close()
+    assert [r["loss"] for r in read_log(tmp_path / "log.jsonl")] == [0.5, 0.125]
+
+
+def test_a_reopened_log_knows_its_length(tmp_path):
+    log = RunLog(tmp_path / "log.jsonl")
+    log.write("a", 1, 1)
+    size = log.tell()
+    log.close()
+    assert RunLog(tmp_path / "log.jsonl").tell() == size > 0
+
+
+def test_a_log_shorter_than_the_checkpoint_says_is_an_error(tmp_path):
+    log = RunLog(tmp_path / "log.jsonl")
+    with pytest.raises(RunError, match="shorter than when the last checkpoint"):
+        log.truncate(10)
+
+
+def test_half_a_line_is_not_a_record(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"kind": "a"}\n{"kind": "b"')
+    assert read_log(tmp_path / "log.jsonl") == [{"kind": "a"}]
+
+
+def test_a_listener_may_stop_a_record_from_being_written(tmp_path):
+    def refuse(record):
+        if not math.isfinite(record["loss"]):
+            raise RuntimeError
+
+    log = RunLog(tmp_path / "log.jsonl", [refuse])
+    log.write("train", 1, 1, loss=1.0)
+    with pytest.raises(RuntimeError):
+        log.write("train", 2, 1, loss=math.nan)
+    assert len(read_log(tmp_path / "log.jsonl")) == 1
+
+
+def test_fingerprints_tell_names_order_and_labels_apart():
+    labels = np.array([0, 1])
+    prints = {
+        fingerprint(["a", "b"], labels),
+        fingerprint(["b", "a"], labels),
+        fingerprint(["ab", ""], labels),
+        fingerprint(["a", "b"], labels[::-1]),
+        fingerprint(["a", "b"], None),
+    }
+    assert len(prints) == 5
+    assert fingerprint(["a", "b"], labels) in prints
