@@ -42,8 +42,8 @@ def expected_values(config: Config, num_examples: int) -> list[str]:
     lines = []
     if config.schedule.ir_epochs:
         lines.append(
-            f"IR loss: passes ln N = {math.log(num_examples):.2f} once the bank is no longer "
-            "random, within two epochs, and falls from there."
+            "IR loss: above ln N at first, while all embeddings are still alike, then below "
+            f"ln N = {math.log(num_examples):.2f} and falling."
             if config.objective.ir_loss == "softmax"
             else "IR loss (NCE): falls from the first epoch on."
         )

@@ -1,10 +1,10 @@
 """A run directory: the record of a run, and the guard against mixing two of them."""
 
 import fcntl
-import hashlib
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -39,12 +39,21 @@ class RunLog:
           step: steps done.
           epoch: epochs begun, counted from 1.
           **values: whatever belongs to this kind; plain numbers and strings.
+
+        Raises:
+          RunError: the disk is full or cannot be written.
         """
         record = {"kind": kind, "step": step, "epoch": epoch, **values}
         for listener in self.listeners:
             listener(record)
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be written: {error.strerror}. Checkpoints are untouched; "
+                "mend that and start the same command again."
+            ) from error
 
     def tell(self) -> int:
         """Bytes written so far."""
@@ -82,14 +91,18 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     os.replace(partial, path)
 
 
-def fingerprint(names: list[str], labels: Any) -> str:
-    """A short digest of which images a data set holds, in order, with their labels."""
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(name.encode() + b"\0")
-    if labels is not None:
-        digest.update(labels.astype("<i4").tobytes())
-    return digest.hexdigest()[:16]
+def require_space(path: pathlib.Path, needed: int) -> None:
+    """Refuses to start what could not be saved.
+
+    Raises:
+      RunError: fewer than `needed` bytes are free at `path`.
+    """
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise RunError(
+            f"{path} has {free >> 20} MiB free, the run's checkpoints need {needed >> 20} MiB: "
+            "make room, lower --keep_checkpoints, or name another --run_dir."
+        )
 
 
 class RunDirectory:
@@ -97,7 +110,7 @@ class RunDirectory:
 
     Attributes:
       path: the directory.
-      resumed: whether it already held this run.
+      resumed: whether it already held a checkpoint of this run.
     """
 
     def __init__(self, path: str, config: Config, data: dict[str, Any], environment: Record):
@@ -115,14 +128,19 @@ class RunDirectory:
         """
         self.path = pathlib.Path(path)
         config_file = self.path / "config.json"
-        self.resumed = config_file.exists()
+        # A start that failed before its first checkpoint leaves nothing worth protecting, and may
+        # be repeated with other options.
+        self.resumed = (self.path / "checkpoints" / "checkpoint").exists()
         description = {"config": config_lib.to_dict(config), "data": data}
         if self.resumed:
             self._require_same(config_file, description)
-        elif self.path.is_dir() and any(p.name != "lock" for p in self.path.iterdir()):
+        elif self.path.is_dir() and any(self.path.iterdir()) and not config_file.exists():
             raise RunError(f"{self.path} holds files but no run: name an empty or a new --run_dir.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            # Before the lock, so that a directory with nothing but a lock never looks foreign.
+            if not config_file.exists():
+                write_json(config_file, description)
             self._lock = (self.path / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not self.resumed:

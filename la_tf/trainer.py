@@ -2,16 +2,15 @@
 
 import dataclasses
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from la_tf import config as config_lib
 from la_tf import runtime
+from la_tf.building import build_model
 from la_tf.callbacks.checkpoint import Checkpointing
 from la_tf.callbacks.clustering import ClusteringCallback
 from la_tf.callbacks.knn import KNNCallback, named
@@ -22,15 +21,15 @@ from la_tf.callbacks.train_log import TrainLog
 from la_tf.config import Config
 from la_tf.data.base import DataError, Source
 from la_tf.data.checks import check_images, find_bad_images
+from la_tf.data.identity import identify
 from la_tf.data.pipeline import eval_dataset, step_indices, steps_per_epoch, train_dataset
 from la_tf.data.sources import open_train_and_val
 from la_tf.evaluation.features import Embedder, pixels
-from la_tf.export import embed_with_saved_model, export_saved_model
+from la_tf.evaluation.table import Row, table_rows
+from la_tf.export import export_saved_model
 from la_tf.health import HealthMonitor, expected_values
-from la_tf.model import LocalAggregation
-from la_tf.networks import build_network
-from la_tf.run_directory import RunDirectory, RunError, RunLog, fingerprint, read_log
-from la_tf.schedules import Plateau, learning_rate
+from la_tf.run_directory import RunDirectory, RunLog, read_log, require_space
+from la_tf.schedules import Plateau
 
 EVAL_BATCH_SIZE = 128
 
@@ -48,7 +47,7 @@ class Result:
 
     run_dir: pathlib.Path
     saved_model: pathlib.Path
-    rows: list[tuple[str, float, float]]
+    rows: list[Row]
     gallery: str
 
 
@@ -109,29 +108,11 @@ def _open_run_directory(
         path = f"{path}-worker{strategy.cluster_resolver.task_id}"
     environment = runtime.environment()
     environment["replicas"] = strategy.num_replicas_in_sync
-    return RunDirectory(path, config, _describe_data(train_set, heldout), environment)
-
-
-def _describe_data(train_set: Source, heldout: Source | None) -> dict[str, Any]:
-    def describe(source: Source) -> dict[str, Any]:
-        names = [source.describe(i) for i in range(source.num_examples)]
-        # Names below the folder they share: a data set may move between machines.
-        base = len(_common_folder(names))
-        return {
-            "examples": source.num_examples,
-            "fingerprint": fingerprint([name[base:] for name in names], source.labels),
-        }
-
-    return {
-        "training set": describe(train_set),
-        "held-out set": None if heldout is None else describe(heldout),
+    data = {
+        "training set": identify(train_set),
+        "held-out set": None if heldout is None else identify(heldout),
     }
-
-
-def _common_folder(names: list[str]) -> str:
-    first, last = min(names), max(names)
-    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
-    return first[: first.rfind("/", 0, length) + 1]
+    return RunDirectory(path, config, data, environment)
 
 
 class _Run:
@@ -151,46 +132,14 @@ class _Run:
         self.train_set = train_set
         self.heldout = heldout
         self.path = directory.path
-        self.resumed = directory.resumed
         self.chief_path = pathlib.Path(config.run.run_dir or default_run_dir(config))
         self.say = say
         self.steps_per_epoch = steps_per_epoch(train_set.num_examples, config.data.batch_size)
         self.total_steps = self.steps_per_epoch * config.schedule.epochs
-        self.model = self._build_model()
+        with strategy.scope():
+            self.model = build_model(config, train_set.num_examples, self.steps_per_epoch)
         self.embedder = Embedder(self.model.network)
         self._build_callbacks()
-
-    def _build_model(self) -> LocalAggregation:
-        config = self.config
-        with self.strategy.scope():
-            try:
-                network = build_network(
-                    config.network.network,
-                    config.data.image_size,
-                    config.network.dim,
-                    config.network.sync_bn,
-                    config.network.bn_momentum,
-                )
-            except ValueError as error:
-                raise config_lib.ConfigError(str(error)) from None
-            model = LocalAggregation(
-                network,
-                self.train_set.num_examples,
-                objective=config.objective,
-                num_clusterings=config.clustering.num_clusterings,
-                warm_start_steps=config.schedule.ir_epochs * self.steps_per_epoch,
-                weight_decay=config.optimizer.weight_decay,
-                seed=config.schedule.seed,
-            )
-            model.compile(
-                tf.keras.optimizers.SGD(
-                    learning_rate(config.optimizer, self.steps_per_epoch),
-                    momentum=config.optimizer.momentum,
-                ),
-                jit_compile=config.numerics.jit_compile,
-            )
-            model.optimizer.build(network.trainable_variables)
-        return model
 
     @property
     def _evaluates(self) -> bool:
@@ -290,7 +239,9 @@ class _Run:
         if step is None:
             self.log.truncate(0)  # of a run that died before its first checkpoint
             step = 0
-            self._require_space()
+            require_space(
+                self.path, self.checkpointing.num_bytes() * (self.config.run.keep_checkpoints + 1)
+            )
             self._announce()
             self._first_minute()
         else:
@@ -318,18 +269,6 @@ class _Run:
             self.say("no labelled held-out images: training goes without kNN evaluation.")
         for line in expected_values(config, count):
             self.say(line)
-
-    def _require_space(self) -> None:
-        """Refuses to start what cannot be saved."""
-        weights = sum(np.prod(v.shape) for v in self.model.variables)
-        momentum = sum(np.prod(v.shape) for v in self.model.network.trainable_variables)
-        needed = int(4 * (weights + momentum)) * (self.config.run.keep_checkpoints + 1)
-        free = shutil.disk_usage(self.path).free
-        if free < needed:
-            raise RunError(
-                f"{self.path} has {free >> 20} MiB free, its checkpoints need {needed >> 20} MiB: "
-                "make room, lower --keep_checkpoints, or name another --run_dir."
-            )
 
     def _first_minute(self) -> None:
         """Runs evaluator, export and checkpoint once, so that they fail now or never."""
@@ -388,45 +327,18 @@ class _Run:
             ) from error
 
     def _export(self, folder: pathlib.Path) -> pathlib.Path:
-        name, size = self.config.network.network, self.config.data.image_size
-        saved_model = export_saved_model(self.model.network, name, size, folder)
-        # One image through the export must give what the evaluation gives.
+        """Exports, and embeds one image through the export as a check."""
         source = self.heldout or self.train_set
-        exported = embed_with_saved_model(saved_model, [source.read(0)])
-        _, view = next(iter(self._views(source)))
-        expected = self.model.network(view[:1], training=False).numpy()
-        if not np.allclose(exported, expected, atol=1e-2 if self._mixed else 1e-4):
-            raise RunError(f"the SavedModel {saved_model} does not reproduce the network.")
-        return saved_model
-
-    @property
-    def _mixed(self) -> bool:
-        return self.config.numerics.mixed_precision
+        return export_saved_model(
+            self.model.network,
+            self.config.network.network,
+            self.config.data.image_size,
+            folder,
+            probe=source.read(0),
+        )
 
     def _finish(self) -> Result:
         saved_model = self._export(self.path / "export")
         records = read_log(self.path / "metrics.jsonl")
         rows, gallery = table_rows(records, self.model.warm_start_steps, self.total_steps)
         return Result(self.path, saved_model, rows, gallery)
-
-
-def table_rows(
-    records: list[dict[str, Any]], warm_start_steps: int, total_steps: int
-) -> tuple[list[tuple[str, float, float]], str]:
-    """The final table from a run's records: (name, K = 200, K = 1) a row, and the gallery.
-
-    Milestones, when the run has them; else the kNN against the bank at the two ends.
-    """
-    milestones = [r for r in records if r["kind"] == "milestone"]
-    if milestones:
-        rows = [(r["name"], r["knn200"], r["knn1"]) for r in milestones]
-        return rows, "centre crops of the training images"
-    names = {total_steps: "end of LA" if total_steps > warm_start_steps else "end of IR"}
-    if 0 < warm_start_steps < total_steps:
-        names[warm_start_steps] = "end of IR"
-    rows = [
-        (names[r["step"]], r["knn200"], r["knn1"])
-        for r in records
-        if r["kind"] == "knn" and r["step"] in names
-    ]
-    return rows, "the memory bank"

@@ -3,18 +3,26 @@
 import dataclasses
 import json
 import math
+import pathlib
+import shutil
 
-import numpy as np
 import pytest
 
 from la_tf.config import Config
-from la_tf.run_directory import RunDirectory, RunError, RunLog, fingerprint, read_log
+from la_tf.run_directory import RunDirectory, RunError, RunLog, read_log, require_space
 
 DATA = {"training set": {"examples": 3, "fingerprint": "abc"}}
 
 
 def open_run(path, config=None, data=None):
     return RunDirectory(str(path), config or Config(), data or DATA, {"python": "3"})
+
+
+def make_run(path):
+    """A directory whose run has written a checkpoint."""
+    open_run(path).release()
+    (path / "checkpoints").mkdir()
+    (path / "checkpoints" / "checkpoint").write_text("")
 
 
 def changed(section: str, **options) -> Config:
@@ -24,9 +32,8 @@ def changed(section: str, **options) -> Config:
 
 
 def test_a_second_start_resumes_and_is_recorded(tmp_path):
-    first = open_run(tmp_path / "run")
-    assert not first.resumed
-    first.release()
+    assert not open_run(tmp_path / "new").resumed
+    make_run(tmp_path / "run")
     second = open_run(tmp_path / "run")
     assert second.resumed
     assert len(json.loads((tmp_path / "run" / "environment.json").read_text())) == 2
@@ -41,21 +48,29 @@ def test_a_second_start_resumes_and_is_recorded(tmp_path):
     ],
 )
 def test_another_configuration_is_refused_naming_the_difference(tmp_path, config, words):
-    open_run(tmp_path).release()
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    make_run(tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     with pytest.raises(RunError, match=words):
         open_run(tmp_path, config)
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_start_that_never_saved_may_be_repeated_with_other_options(tmp_path):
+    open_run(tmp_path).release()
+    again = open_run(tmp_path, changed("objective", tau=0.1))
+    assert not again.resumed
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["config"]["objective"]["tau"] == 0.1
 
 
 def test_other_data_are_refused(tmp_path):
-    open_run(tmp_path).release()
+    make_run(tmp_path)
     with pytest.raises(RunError, match="the data's training set"):
         open_run(tmp_path, data={"training set": {"examples": 4, "fingerprint": "xyz"}})
 
 
 def test_where_and_on_what_a_run_happens_may_change(tmp_path):
-    open_run(tmp_path).release()
+    make_run(tmp_path)
     moved = dataclasses.replace(
         changed("run", num_devices=2, checkpoint_every_steps=7),
         data=dataclasses.replace(Config().data, data="/elsewhere"),
@@ -126,14 +141,14 @@ def test_a_listener_may_stop_a_record_from_being_written(tmp_path):
     assert len(read_log(tmp_path / "log.jsonl")) == 1
 
 
-def test_fingerprints_tell_names_order_and_labels_apart():
-    labels = np.array([0, 1])
-    prints = {
-        fingerprint(["a", "b"], labels),
-        fingerprint(["b", "a"], labels),
-        fingerprint(["ab", ""], labels),
-        fingerprint(["a", "b"], labels[::-1]),
-        fingerprint(["a", "b"], None),
-    }
-    assert len(prints) == 5
-    assert fingerprint(["a", "b"], labels) in prints
+def test_a_full_disk_is_one_sentence(tmp_path):
+    log = RunLog(pathlib.Path("/dev/full"))
+    with pytest.raises(RunError, match="cannot be written: No space left on device"):
+        log.write("train", 1, 1, loss=0.5)
+
+
+def test_a_run_that_could_not_be_saved_is_not_started(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    require_space(tmp_path, free // 2)
+    with pytest.raises(RunError, match="lower --keep_checkpoints"):
+        require_space(tmp_path, 2 * free)

@@ -15,17 +15,6 @@ quiet.quiet()
 import config_flags  # noqa: E402
 
 
-def print_table(result) -> None:
-    """The held-out kNN of a finished run, and where everything is."""
-    if result.rows:
-        print(f"\nHeld-out kNN accuracy against {result.gallery}:\n")
-        print(f"  {'':20} {'K = 200':>8} {'K = 1':>8}")
-        for name, knn200, knn1 in result.rows:
-            print(f"  {name:20} {100 * knn200:7.1f}% {100 * knn1:7.1f}%")
-    print(f"\nrun directory: {result.run_dir}")
-    print(f"SavedModel:    {result.saved_model} (one image was embedded through it)")
-
-
 def main() -> None:
     """Trains, and turns every foreseen failure into one sentence."""
     config_flags.define_config_flags()
@@ -34,19 +23,24 @@ def main() -> None:
     from la_tf.callbacks.checkpoint import Interrupted
     from la_tf.config import ConfigError
     from la_tf.data.base import DataError
+    from la_tf.evaluation.table import format_table
+    from la_tf.export import ExportError
     from la_tf.health import TrainingDiverged
     from la_tf.run_directory import RunError
     from la_tf.trainer import train
 
     try:
         result = train(config_flags.config_from_flags())
-    except (ConfigError, DataError, RunError, TrainingDiverged) as error:
+    except (ConfigError, DataError, ExportError, RunError, TrainingDiverged) as error:
         config_flags.fail(str(error))
     except Interrupted as stop:
         print(f"{stop}: saved. The same command goes on from there.", flush=True)
         # Threads of the input pipeline may still be at work; nothing is left for them to do.
         os._exit(128 + stop.signum)
-    print_table(result)
+    if result.rows:
+        print("\n" + format_table(result.rows, result.gallery))
+    print(f"\nrun directory: {result.run_dir}")
+    print(f"SavedModel:    {result.saved_model} (one image was embedded through it)")
 
 
 if __name__ == "__main__":

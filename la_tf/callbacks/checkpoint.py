@@ -79,6 +79,12 @@ class Checkpointing(StepCallback):
         self._saved_at = time.monotonic()
         self._signal: int | None = None
 
+    def num_bytes(self) -> int:
+        """How large one checkpoint is: the model, and a momentum for each trained weight."""
+        model = self._trained_model
+        variables = [*model.variables, *model.optimizer.variables]
+        return sum(v.dtype.size * v.shape.num_elements() for v in variables)
+
     def restore(self) -> int | None:
         """Goes back to the newest checkpoint and cuts the log to its length.
 

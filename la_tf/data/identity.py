@@ -1,0 +1,37 @@
+"""What makes two data sets the same: which images, in which order, with which labels."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from la_tf.data.base import Source
+
+
+def identify(source: Source) -> dict[str, Any]:
+    """The size and a digest of a data set, ready for JSON.
+
+    Names count below the folder that all of them share, so a data set may move between machines.
+    """
+    names = [source.describe(i) for i in range(source.num_examples)]
+    base = len(_common_folder(names))
+    return {
+        "examples": source.num_examples,
+        "fingerprint": fingerprint([name[base:] for name in names], source.labels),
+    }
+
+
+def fingerprint(names: list[str], labels: np.ndarray | None) -> str:
+    """A short digest of names, their order and their labels."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode(errors="surrogateescape") + b"\0")
+    if labels is not None:
+        digest.update(labels.astype("<i4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _common_folder(names: list[str]) -> str:
+    first, last = min(names), max(names)
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+    return first[: first.rfind("/", 0, length) + 1]

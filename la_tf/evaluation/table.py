@@ -1,0 +1,43 @@
+"""The short table that a run ends with."""
+
+from typing import Any
+
+Row = tuple[str, float, float]
+
+
+def table_rows(
+    records: list[dict[str, Any]], warm_start_steps: int, total_steps: int
+) -> tuple[list[Row], str]:
+    """Held-out kNN from a run's records.
+
+    Milestones, when the run has them; else the kNN against the bank at the ends of the two phases.
+
+    Args:
+      records: of metrics.jsonl.
+      warm_start_steps: steps of instance recognition.
+      total_steps: steps of the whole run.
+
+    Returns:
+      Rows of (name, accuracy at K = 200, at K = 1), and what was searched, in words.
+    """
+    milestones = [record for record in records if record["kind"] == "milestone"]
+    if milestones:
+        rows = [(r["name"], r["knn200"], r["knn1"]) for r in milestones]
+        return rows, "centre crops of the training images"
+    names = {total_steps: "end of LA" if total_steps > warm_start_steps else "end of IR"}
+    if 0 < warm_start_steps < total_steps:
+        names[warm_start_steps] = "end of IR"
+    rows = [
+        (names[record["step"]], record["knn200"], record["knn1"])
+        for record in records
+        if record["kind"] == "knn" and record["step"] in names
+    ]
+    return rows, "the memory bank"
+
+
+def format_table(rows: list[Row], gallery: str) -> str:
+    """The table as text for a console."""
+    lines = [f"Held-out kNN accuracy against {gallery}:", ""]
+    lines.append(f"  {'':20} {'K = 200':>8} {'K = 1':>8}")
+    lines += [f"  {name:20} {100 * a:7.1f}% {100 * b:7.1f}%" for name, a, b in rows]
+    return "\n".join(lines)

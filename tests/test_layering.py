@@ -1,0 +1,84 @@
+"""Who may import whom, held by walking the syntax trees."""
+
+import ast
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LIBRARY = sorted((ROOT / "la_tf").rglob("*.py"))
+ALL = [*LIBRARY, *sorted((ROOT / "tools").glob("*.py"))]
+
+# The method is pure: tensors alone, arrays alone, or nothing at all.
+ONLY = {
+    "la_tf/objective.py": {"tensorflow"},
+    "la_tf/neighbors.py": {"tensorflow"},
+    "la_tf/memory_bank.py": {"tensorflow"},
+    "la_tf/clustering.py": {"numpy", "faiss"},
+    "la_tf/config.py": set(),
+    "la_tf/quiet.py": set(),
+}
+# Folder -> what of this project its modules may not import.
+FORBIDDEN = {
+    "la_tf": ("tools", "detection", "config_flags"),
+    "la_tf/networks": (
+        "la_tf.data",
+        "la_tf.callbacks",
+        "la_tf.model",
+        "la_tf.building",
+        "la_tf.trainer",
+    ),
+    "la_tf/data": (
+        "la_tf.networks",
+        "la_tf.callbacks",
+        "la_tf.model",
+        "la_tf.building",
+        "la_tf.trainer",
+    ),
+    "la_tf/evaluation": ("la_tf.callbacks", "la_tf.model", "la_tf.building", "la_tf.trainer"),
+    "la_tf/callbacks": ("la_tf.building", "la_tf.trainer", "la_tf.networks"),
+}
+
+
+def name_of(path: pathlib.Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """Full names of everything that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("name", ONLY)
+def test_the_method_imports_what_it_may_and_nothing_else(name):
+    roots = {module.split(".")[0] for module in imports(ROOT / name)}
+    assert roots - set(sys.stdlib_module_names) <= ONLY[name]
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_data_flow_one_way(folder):
+    for path in LIBRARY:
+        if name_of(path).startswith(folder + "/"):
+            for module in imports(path):
+                assert not (module + ".").startswith(tuple(f"{f}." for f in FORBIDDEN[folder])), (
+                    f"{name_of(path)} imports {module}"
+                )
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+def test_the_library_never_reads_flags(path):
+    assert not any(module.startswith("absl") for module in imports(path))
+
+
+@pytest.mark.parametrize("path", ALL, ids=name_of)
+def test_no_file_is_longer_than_a_reader_can_hold(path):
+    limit = 250 if path.name == "model.py" else 350
+    assert len(path.read_text().splitlines()) <= limit
