@@ -63,9 +63,9 @@ def make_strategy(run: RunConfig) -> tf.distribute.Strategy:
 
 
 def set_logical_cpus(count: int) -> None:
-    """Splits the CPU into logical devices, so that replicas can be had without GPUs."""
+    """Splits the CPU into at least `count` logical devices, as replicas without GPUs."""
     cpu = tf.config.list_physical_devices("CPU")[0]
-    if len(tf.config.get_logical_device_configuration(cpu) or [None]) != count:
+    if len(tf.config.get_logical_device_configuration(cpu) or [None]) < count:
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * count
         )

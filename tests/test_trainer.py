@@ -1,0 +1,236 @@
+"""Whole runs in this process, and every input that must be refused in one sentence."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from la_tf.config import Config, ConfigError
+from la_tf.data.base import DataError
+from la_tf.data.digits import DigitsSource
+from la_tf.health import TrainingDiverged
+from la_tf.run_directory import RunError, read_log
+from la_tf.trainer import train
+
+
+def recipe(run_dir: pathlib.Path, **options) -> Config:
+    """A run of a second or two, with some options replaced."""
+    tiny = {
+        "image_size": 16,
+        "network": "smallnet",
+        "batch_size": 16,
+        "epochs": 2,
+        "ir_epochs": 1,
+        "k": 8,
+        "num_clusters": 4,
+        "log_every_steps": 1,
+        # Determinism is set for a whole process, which here holds other tests too.
+        "deterministic": False,
+        "run_dir": str(run_dir),
+        **options,
+    }
+    config = Config()
+    for section in dataclasses.fields(Config):
+        part = getattr(config, section.name)
+        mine = {k: tiny.pop(k) for k in list(tiny) if hasattr(part, k)}
+        config = dataclasses.replace(config, **{section.name: dataclasses.replace(part, **mine)})
+    assert not tiny, f"unknown options {tiny}"
+    return config
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of 40 unlabelled pictures: JPEG and PNG, colour and grey, several shapes."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for i in range(40):
+        shape = [(20, 30), (40, 17, 3), (64, 64, 3)][i % 3]
+        image = Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8))
+        image.save(folder / f"{i:02}.{'png' if i % 2 else 'jpg'}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unlabelled_run(tmp_path_factory, pictures):
+    said = []
+    run_dir = tmp_path_factory.mktemp("runs") / "run"
+    return train(recipe(run_dir, data=str(pictures)), said.append), said
+
+
+def test_a_folder_of_unlabelled_pictures_trains(unlabelled_run):
+    result, said = unlabelled_run
+    assert result.rows == []
+    assert any("without kNN" in sentence for sentence in said)
+    records = read_log(result.run_dir / "metrics.jsonl")
+    assert {r["kind"] for r in records} == {"train", "clustering"}
+    assert [r["step"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4]
+
+
+def test_a_run_directory_is_the_record(unlabelled_run):
+    result, _ = unlabelled_run
+    names = {path.name for path in result.run_dir.iterdir()}
+    assert names == {
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "timing.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "export",
+        "lock",
+    }
+    events = list((result.run_dir / "tensorboard").glob("events*"))
+    tags = {
+        value.tag
+        for event in tf.compat.v1.train.summary_iterator(str(events[0]))
+        for value in event.summary.value
+    }
+    assert {"train/loss", "clustering/inertia", "throughput/images_per_second"} <= tags
+
+
+def test_the_exported_model_embeds_pictures_of_any_kind_and_size(unlabelled_run, pictures):
+    result, _ = unlabelled_run
+    signature = tf.saved_model.load(str(result.saved_model)).signatures["serving_default"]
+    encoded = [path.read_bytes() for path in sorted(pictures.iterdir())[:6]]
+    together = signature(image_bytes=tf.constant(encoded))["embedding"].numpy()
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1.0, atol=1e-5)
+    for row, one in zip(together, encoded, strict=True):
+        alone = signature(image_bytes=tf.constant([one]))["embedding"].numpy()
+        np.testing.assert_allclose(alone[0], row, atol=1e-5)
+    # Neither the bank (40 rows here) nor the optimizer travels along.
+    variables = tf.train.list_variables(str(result.saved_model / "variables" / "variables"))
+    assert not any(40 in shape for _, shape in variables)
+
+
+def test_only_so_many_checkpoints_are_kept(tmp_path, pictures):
+    config = recipe(
+        tmp_path, data=str(pictures), checkpoint_every_steps=1, keep_checkpoints=2, epochs=3
+    )
+    train(config, lambda _: None)
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.index"))
+    assert kept == ["ckpt-5.index", "ckpt-6.index"]
+
+
+def test_a_loss_that_breaks_stops_the_run_and_leaves_no_broken_checkpoint(tmp_path, pictures):
+    config = recipe(
+        tmp_path,
+        data=str(pictures),
+        learning_rate=1e30,
+        epochs=20,
+        ir_epochs=20,
+        checkpoint_every_steps=1,
+    )
+    with pytest.raises(TrainingDiverged, match="between step"):
+        train(config, lambda _: None)
+    newest = tf.train.latest_checkpoint(str(tmp_path / "checkpoints"))
+    reader = tf.train.load_checkpoint(newest)
+    for name in reader.get_variable_to_shape_map():
+        value = reader.get_tensor(name)
+        if getattr(value, "dtype", None) == np.float32 and "bank" in name:
+            assert np.isfinite(value).all()
+
+
+@pytest.mark.parametrize("cluster_input", ["bank", "center_crops"])
+def test_clusters_are_made_of_what_was_asked_for(tmp_path, pictures, cluster_input):
+    config = recipe(
+        tmp_path, data=str(pictures), cluster_input=cluster_input, cluster_every_steps=1, epochs=3
+    )
+    train(config, lambda _: None)
+    rounds = [r for r in read_log(tmp_path / "metrics.jsonl") if r["kind"] == "clustering"]
+    assert [r["step"] for r in rounds] == [2, 3, 4, 5]
+    assert [r["round"] for r in rounds] == [0, 1, 2, 3]
+    assert "nmi_previous" not in rounds[0]
+    assert all(0 <= r["nmi_previous"] <= 1 for r in rounds[1:])
+    # Unit vectors: nothing is farther from its cluster's mean than 1 on average.
+    assert all(0 < r["inertia"] <= 40 for r in rounds)
+
+
+def refused(config, error, words):
+    with pytest.raises(error, match=words) as caught:
+        train(config, lambda _: None)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    refused(recipe(tmp_path / "run", data=str(tmp_path / "none")), DataError, "none")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    refused(recipe(tmp_path / "run", data=str(tmp_path / "data")), DataError, "no images")
+    assert not (tmp_path / "run").exists()
+
+
+def test_fewer_images_than_a_batch_are_refused(tmp_path, pictures):
+    config = recipe(tmp_path / "run", data=str(pictures), batch_size=64)
+    refused(config, ConfigError, "40 training images are fewer than one batch of 64")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_no_image_is_named_or_skipped_if_asked(tmp_path):
+    digits, data = DigitsSource(), tmp_path / "data"
+    data.mkdir()
+    for i in range(32):
+        (data / f"{i:02}.png").write_bytes(digits.read(i))
+    (data / "99.png").write_text("not an image")
+    refused(recipe(tmp_path / "run", data=str(data)), DataError, r"99\.png")
+    assert not (tmp_path / "run").exists()
+    said = []
+    train(recipe(tmp_path / "run", data=str(data), skip_bad_images=True), said.append)
+    assert any("99.png" in sentence for sentence in said)
+    assert said[1].startswith("32 training images") or said[2].startswith("32 training images")
+
+
+def test_an_image_that_goes_bad_during_training_is_named(tmp_path):
+    digits, data = DigitsSource(), tmp_path / "data"
+    data.mkdir()
+    for i in range(32):
+        (data / f"{i:02}.png").write_bytes(digits.read(i))
+
+    def spoil(sentence):  # after the check, before the first step
+        if sentence.startswith("32 training images"):
+            (data / "07.png").write_text("gone")
+
+    with pytest.raises(DataError, match=r"training stopped at step 0|training stopped at step 1"):
+        train(recipe(tmp_path / "run", data=str(data)), spoil)
+
+
+@pytest.mark.parametrize(
+    "options,error,words",
+    [
+        ({"data": "tfds:no_such_dataset"}, DataError, "no_such_dataset"),
+        ({"image_size": 8}, ConfigError, "too small for smallnet"),
+        ({"num_devices": 3, "batch_size": 16}, ConfigError, "evenly over 3"),
+        ({"strategy": "multi_worker_mirrored"}, ConfigError, "needs --worker_hosts"),
+        ({"num_clusters": 5000}, ConfigError, "--num_clusters=5000"),
+        ({"plateau_patience": 3, "data": "PICTURES"}, ConfigError, "--plateau_patience needs"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(tmp_path, pictures, options, error, words):
+    options = {k: str(pictures) if v == "PICTURES" else v for k, v in options.items()}
+    refused(recipe(tmp_path / "run", **options), error, words)
+
+
+def test_a_run_directory_that_cannot_be_written_is_refused(tmp_path, pictures):
+    (tmp_path / "file").write_text("kept")
+    config = recipe(tmp_path / "file" / "run", data=str(pictures))
+    refused(config, RunError, "cannot be written")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_the_network_learns_nothing_from_labels(tmp_path, pictures):
+    """The same pictures with and without class folders give the same weights."""
+    banks = []
+    for name, folders in (("plain", ["", ""]), ("classes", ["a", "b"])):
+        data = tmp_path / name
+        for i, path in enumerate(sorted(pictures.iterdir())):
+            target = data / folders[i >= 20] / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+        train(recipe(tmp_path / f"run-{name}", data=str(data)), lambda _: None)
+        reader = tf.train.load_checkpoint(str(tmp_path / f"run-{name}" / "checkpoints"))
+        banks.append(reader.get_tensor("model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE"))
+    np.testing.assert_array_equal(*banks)
