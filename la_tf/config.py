@@ -192,7 +192,9 @@ class NumericsConfig:
     mixed_precision: bool = _option(
         False, "Network in mixed_bfloat16; similarities, softmax and bank stay float32."
     )
-    jit_compile: bool = _option(False, "Compile the training step with XLA.")
+    jit_compile: bool = _option(
+        False, "Compile the training step with XLA; one replica, and with --nodeterministic."
+    )
     deterministic: bool = _option(True, "Only deterministic kernels, so that resuming is exact.")
 
 
@@ -308,6 +310,11 @@ def _check_bounds(config: Config, k: int, m: int) -> None:
         raise ConfigError(f"--drop_epochs={drops} must rise.")
     if drops and config.optimizer.plateau_patience:
         raise ConfigError("--drop_epochs and --plateau_patience exclude each other: give one.")
+    if config.numerics.jit_compile and config.numerics.deterministic:
+        raise ConfigError(
+            "XLA has no deterministic gradient of max-pooling: add --nodeterministic to "
+            "--jit_compile, and resuming is no longer exact to the bit."
+        )
     if not 0 <= config.schedule.ir_epochs <= config.schedule.epochs:
         raise ConfigError(
             f"--ir_epochs={config.schedule.ir_epochs} must lie between 0 and "

@@ -80,6 +80,10 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
             f"--batch_size={config.data.batch_size} cannot be divided evenly over "
             f"{strategy.num_replicas_in_sync} replicas."
         )
+    if config.numerics.jit_compile and strategy.num_replicas_in_sync > 1:
+        raise config_lib.ConfigError(
+            "--jit_compile takes one replica: XLA cannot gather the batch over several."
+        )
     directory = _open_run_directory(config, strategy, train_set, heldout)
     try:
         return _Run(config, strategy, train_set, heldout, directory, say).train()

@@ -64,6 +64,7 @@ def test_k_beyond_n_is_clipped_with_a_note():
         ({"drop_epochs": (30, 20)}, "must rise"),
         ({"drop_epochs": (30,), "plateau_patience": 5}, "exclude each other"),
         ({"ir_epochs": 11, "epochs": 10}, "--ir_epochs=11"),
+        ({"jit_compile": True}, "add --nodeterministic"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_name(options, words):

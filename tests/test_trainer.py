@@ -204,6 +204,7 @@ def test_an_image_that_goes_bad_during_training_is_named(tmp_path):
         ({"data": "tfds:no_such_dataset"}, DataError, "no_such_dataset"),
         ({"image_size": 8}, ConfigError, "too small for smallnet"),
         ({"num_devices": 3, "batch_size": 16}, ConfigError, "evenly over 3"),
+        ({"num_devices": 2, "jit_compile": True}, ConfigError, "takes one replica"),
         ({"strategy": "multi_worker_mirrored"}, ConfigError, "needs --worker_hosts"),
         ({"num_clusters": 5000}, ConfigError, "--num_clusters=5000"),
         ({"plateau_patience": 3, "data": "PICTURES"}, ConfigError, "--plateau_patience needs"),

@@ -33,6 +33,9 @@ def main() -> None:
         result = train(config_flags.config_from_flags())
     except (ConfigError, DataError, ExportError, RunError, TrainingDiverged) as error:
         config_flags.fail(str(error))
+    except KeyboardInterrupt:
+        print("stopped before training began.", file=sys.stderr)
+        sys.exit(130)
     except Interrupted as stop:
         print(f"{stop}: saved. The same command goes on from there.", flush=True)
         # Threads of the input pipeline may still be at work; nothing is left for them to do.

@@ -1,0 +1,103 @@
+"""README says what is there: commands, flags, files, links and Python."""
+
+import dataclasses
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from la_tf.config import Config
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "CONTRIBUTING.md")
+OPTIONS = {f.name for s in dataclasses.fields(Config) for f in dataclasses.fields(s.type)}
+# Flags of programs that are not ours.
+FOREIGN = {"help", "flagfile", "logdir"}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    joined = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.strip()]
+
+
+def flags_of(tool: str) -> set[str]:
+    """What a tool defines: every option of Config if it takes recipes, and its own."""
+    text = (ROOT / "tools" / f"{tool}.py").read_text()
+    own = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text))
+    return own | (OPTIONS if "define_config_flags" in text else set()) | FOREIGN
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_make_target_exists(page):
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    used = re.findall(r"\bmake (\w+)", "\n".join(commands(page)))
+    assert used and set(used) <= targets
+
+
+def test_every_command_names_a_tool_and_flags_that_exist():
+    checked = 0
+    for command in commands("README.md"):
+        for tool in re.findall(r"tools/(\w+)\.py", command):
+            assert (ROOT / "tools" / f"{tool}.py").exists(), command
+            used = set(re.findall(r"--(\w+)", command))
+            assert used <= flags_of(tool), command
+            checked += len(used)
+    assert checked > 5
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_flag_in_the_text_exists(page):
+    known = OPTIONS | FOREIGN | flags_of("make_tfrecords") | flags_of("check_data")
+    used = set(re.findall(r"(?<![\w-])--(\w+)", (ROOT / page).read_text()))
+    assert used <= known
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_in_the_text_exists(page):
+    text = (ROOT / page).read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    paths = re.findall(r"`((?:la_tf|tests|configs|tools)/[\w./]*)`", text)
+    flagfiles = re.findall(r"configs/\w+\.flags", text)
+    assert links or paths
+    for name in (*links, *paths, *flagfiles):
+        assert (ROOT / name).exists(), name
+
+
+def test_every_recipe_is_in_the_ladder():
+    text = (ROOT / "README.md").read_text()
+    for recipe in (ROOT / "configs").glob("*.flags"):
+        assert f"configs/{recipe.name}" in text
+
+
+def test_every_function_in_the_equation_table_exists():
+    text = (ROOT / "README.md").read_text()
+    rows = re.findall(r"\[`([\w.]+)\.(\w+)`\]\((la_tf/[\w/]+\.py)\)", text)
+    assert len(rows) >= 10
+    for module, name, file in rows:
+        source = (ROOT / file).read_text()
+        assert re.search(rf"(def|class) {name}\b", source), f"{module}.{name}"
+
+
+@pytest.mark.slow
+def test_the_python_in_the_readme_runs(tmp_path):
+    """In one folder, the training first: its export then stands for that of the digits."""
+    use, train = blocks("README.md", "python")
+    script = train + "\nimport os\nos.rename('runs/python', 'runs/digits')\n" + use
+    process = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    assert "end of LA" in process.stdout and "(1, 128)" in process.stdout
+
+
+def test_nothing_is_left_to_be_filled_in():
+    for page in [ROOT / name for name in PAGES] + list((ROOT / "configs").glob("*.flags")):
+        assert not re.search(
+            r"\b[A-Z]+_(NUMBERS|TABLE|TIME|KNN|START)\b|^MEASURED$|TODO", page.read_text(), re.M
+        ), page
