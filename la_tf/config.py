@@ -5,16 +5,11 @@ Embeddings", ICCV 2019. "official" marks a value that only the authors' released
 
 A `Config` is a tree of frozen dataclasses. Every leaf name is unique, so that a command line can
 offer each as a flag of the same name. `None` means "the library decides from the data", and
-`resolve` turns every `None` into a number once the size of the training set is known.
+`resolve.py` turns every `None` into a number once the size of the training set is known.
 """
 
 import dataclasses
-import math
 from typing import Any
-
-PAPER_NUM_EXAMPLES = 1_281_167  # ImageNet's training images, the N of section 4
-PAPER_NUM_CLUSTERS = 30_000  # m of AlexNet and the ResNets, section 4.1
-SMALL_DATA_CLUSTER_SIZE = 5  # members a cluster, see `default_num_clusters`
 
 
 class ConfigError(ValueError):
@@ -135,8 +130,8 @@ class OptimizerConfig:
     )
     plateau_patience: int = _option(
         0,
-        "Instead of --drop_epochs: fall tenfold when held-out kNN has not improved for this many "
-        "epochs, twice at most; 0 is off.",
+        "Instead of --drop_epochs: fall tenfold when held-out kNN has not improved in this many "
+        "evaluations, twice at most; 0 is off.",
         "section 4.1",
     )
 
@@ -159,7 +154,7 @@ class ReportConfig:
     baselines: bool = _option(
         False,
         "Also evaluate raw pixels and the untrained network, all against centre crops of the "
-        "training images. Costs three passes over them: for small data.",
+        "training images. Costs a few passes over them: for small data.",
     )
 
 
@@ -180,8 +175,12 @@ class RunConfig:
         None, "multi_worker_mirrored: host:port of every worker, comma-separated."
     )
     task_index: int = _option(-1, "multi_worker_mirrored: this worker's place in --worker_hosts.")
-    checkpoint_every_steps: int = _option(0, "Steps between checkpoints; 0 is by time alone.")
-    checkpoint_every_minutes: float = _option(10.0, "Minutes between checkpoints.")
+    checkpoint_every_steps: int = _option(
+        0, "Steps between checkpoints; 0 is by time alone, or once an epoch with several workers."
+    )
+    checkpoint_every_minutes: float = _option(
+        10.0, "Minutes between checkpoints, in a single process; 0 is by steps alone."
+    )
     keep_checkpoints: int = _option(3, "How many of the newest checkpoints stay.")
 
 
@@ -212,114 +211,6 @@ class Config:
     numerics: NumericsConfig = NumericsConfig()
     report: ReportConfig = ReportConfig()
     run: RunConfig = RunConfig()
-
-
-def default_num_clusters(num_examples: int) -> int:
-    """m in proportion to N, for data that no recipe names.
-
-    The paper's 30,000 clusters hold 43 of ImageNet's images each; the authors advise m in
-    proportion to N. Small data want smaller clusters still: on 10,000 CIFAR-10 images, clusters of
-    5 members kept what instance recognition had reached and clusters of 33 did not. Between the
-    two, the size of a cluster grows with N.
-    """
-    paper_size = PAPER_NUM_EXAMPLES / PAPER_NUM_CLUSTERS
-    size = min(
-        paper_size, max(SMALL_DATA_CLUSTER_SIZE, paper_size * num_examples / PAPER_NUM_EXAMPLES)
-    )
-    return max(2, round(num_examples / size))
-
-
-def default_k(num_examples: int) -> int:
-    """The paper's k = 4096 where it fits, else a quarter of N, so that background means nearby."""
-    return max(1, min(4096, num_examples // 4))
-
-
-def resolve(config: Config, num_examples: int) -> tuple[Config, list[str]]:
-    """Fills every open number from the size of the training set and checks the bounds.
-
-    Args:
-      config: the recipe as the user gave it.
-      num_examples: N, training images.
-
-    Returns:
-      The effective configuration, and one sentence for each number that had to be changed.
-
-    Raises:
-      ConfigError: the recipe cannot be trained on N images.
-    """
-    notes = []
-    objective, clustering = config.objective, config.clustering
-    if num_examples < config.data.batch_size:
-        raise ConfigError(
-            f"{num_examples} training images are fewer than one batch of "
-            f"{config.data.batch_size}: add images or lower --batch_size."
-        )
-    k = default_k(num_examples) if objective.k is None else objective.k
-    if k > num_examples:
-        notes.append(f"k = {k} background neighbours exceed N = {num_examples}: using k = N.")
-        k = num_examples
-    m = clustering.num_clusters
-    m = default_num_clusters(num_examples) if m is None else m
-    if m > num_examples:
-        raise ConfigError(
-            f"--num_clusters={m} is more than the {num_examples} training images; "
-            f"{default_num_clusters(num_examples)} is this library's choice for that many."
-        )
-    _check_bounds(config, k, m)
-    return (
-        dataclasses.replace(
-            config,
-            objective=dataclasses.replace(objective, k=k),
-            clustering=dataclasses.replace(clustering, num_clusters=m),
-        ),
-        notes,
-    )
-
-
-def _check_bounds(config: Config, k: int, m: int) -> None:
-    positive = {
-        "k": k,
-        "num_clusters": m,
-        "num_clusterings": config.clustering.num_clusterings,
-        "batch_size": config.data.batch_size,
-        "image_size": config.data.image_size,
-        "dim": config.network.dim,
-        "tau": config.objective.tau,
-        "epochs": config.schedule.epochs,
-        "learning_rate": config.optimizer.learning_rate,
-        "nce_negatives": config.objective.nce_negatives,
-        "kmeans_iterations": config.clustering.kmeans_iterations,
-        "crop_area_min": config.augment.crop_area_min,
-        "keep_checkpoints": config.run.keep_checkpoints,
-        "log_every_steps": config.report.log_every_steps,
-        "eval_every_epochs": config.report.eval_every_epochs,
-    }
-    for name, value in positive.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise ConfigError(f"--{name}={value} must be a positive number.")
-    for name, value in {
-        "mix": config.objective.mix,
-        "crop_area_min": config.augment.crop_area_min,
-        "greyscale_probability": config.augment.greyscale_probability,
-        "bn_momentum": config.network.bn_momentum,
-    }.items():
-        if not 0 <= value <= 1:
-            raise ConfigError(f"--{name}={value} must lie between 0 and 1.")
-    drops = config.optimizer.drop_epochs
-    if list(drops) != sorted(set(drops)):
-        raise ConfigError(f"--drop_epochs={drops} must rise.")
-    if drops and config.optimizer.plateau_patience:
-        raise ConfigError("--drop_epochs and --plateau_patience exclude each other: give one.")
-    if config.numerics.jit_compile and config.numerics.deterministic:
-        raise ConfigError(
-            "XLA has no deterministic gradient of max-pooling: add --nodeterministic to "
-            "--jit_compile, and resuming is no longer exact to the bit."
-        )
-    if not 0 <= config.schedule.ir_epochs <= config.schedule.epochs:
-        raise ConfigError(
-            f"--ir_epochs={config.schedule.ir_epochs} must lie between 0 and "
-            f"--epochs={config.schedule.epochs}."
-        )
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:

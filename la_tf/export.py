@@ -55,8 +55,21 @@ def export_saved_model(
       The folder of the SavedModel.
 
     Raises:
-      ExportError: the export does not give the network's embedding of the probe.
+      ExportError: the export does not give the network's embedding of the probe, or cannot be
+        written.
     """
+    try:
+        return _export(network, name, image_size, directory, probe)
+    except (OSError, tf.errors.OpError) as error:
+        raise ExportError(
+            f"the SavedModel cannot be written to {directory}: {str(error).splitlines()[0]}. The "
+            "run itself is saved: make room and start the same command again."
+        ) from error
+
+
+def _export(
+    network: tf.keras.Model, name: str, image_size: int, directory: pathlib.Path, probe: bytes
+) -> pathlib.Path:
     # A fresh copy outside any strategy, so that what is saved is one plain set of weights.
     plain = build_network(name, image_size, network.output_shape[-1])
     plain.set_weights(network.get_weights())

@@ -16,18 +16,13 @@ class TrainingDiverged(RuntimeError):
     """The loss is no longer a number; the message names the steps between which it happened."""
 
 
-def require_finite(loss: float, step: int, steps: int) -> None:
-    """Stops a run whose mean loss over the last `steps` steps is not a number.
-
-    Raises:
-      TrainingDiverged: naming the interval of steps.
-    """
-    if not math.isfinite(loss):
-        raise TrainingDiverged(
-            f"the loss became {loss} between step {step - steps} and step {step}: lower "
-            "--learning_rate or raise --tau, or go back to an older checkpoint; no checkpoint was "
-            "written since."
-        )
+def diverged(what: str, first: int, last: int) -> TrainingDiverged:
+    """The error to raise when `what` is not finite after step `last` and was after step `first`."""
+    return TrainingDiverged(
+        f"{what} became infinite or not a number between step {first} and step {last}. No "
+        "checkpoint was written of it. Start anew in another --run_dir with a lower "
+        "--learning_rate or a higher --tau."
+    )
 
 
 def expected_values(config: Config, num_examples: int) -> list[str]:
@@ -47,11 +42,17 @@ def expected_values(config: Config, num_examples: int) -> list[str]:
             if config.objective.ir_loss == "softmax"
             else "IR loss (NCE): falls from the first epoch on."
         )
-    if config.schedule.ir_epochs < config.schedule.epochs:
-        # Similarities all equal give log(k / c); close neighbours are nearer than that.
+    if config.schedule.ir_epochs < config.schedule.epochs and k > members:
+        # Similarities all equal give log(k / c); close neighbours are nearer than that, once the
+        # warm start has given the bank some order.
         lines.append(
-            f"LA loss: starts below ln(k / c) = {math.log(max(1.0, k / members)):.2f}, with "
+            f"LA loss: starts around or below ln(k / c) = {math.log(k / members):.2f}, with "
             f"c = N / m = {members:.0f} members a cluster, H = {h} of which are joined."
+        )
+    elif config.schedule.ir_epochs < config.schedule.epochs:
+        lines.append(
+            f"LA loss: k = {k} is no more than the {members:.0f} members of a cluster, so that all "
+            "of the background can be close and the loss 0: raise --k or --num_clusters."
         )
     return lines
 
@@ -73,7 +74,8 @@ class HealthMonitor:
         """
         if record["kind"] != "train":
             return
-        require_finite(record["loss"], record["step"], record["steps"])
+        if not math.isfinite(record["loss"]):
+            raise diverged("the loss", record["step"] - record["steps"], record["step"])
         share = record["spread"] / self._even_spread
         if share < COLLAPSED_SPREAD:
             self._warn(

@@ -12,7 +12,7 @@ from la_tf import config as config_lib
 from la_tf.config import Config
 
 # What does not change the result of a run, and may differ when it is resumed. Where the images
-# are may change too; which images they are is held by the fingerprint.
+# are may change too; their names, order and labels are held by the fingerprint.
 LOCATION_OPTIONS = ("data", "val_data")
 
 Record = dict[str, Any]
@@ -105,6 +105,12 @@ def require_space(path: pathlib.Path, needed: int) -> None:
         )
 
 
+def default_run_dir(config: Config) -> str:
+    """Where a run goes that names no directory: runs/<data>-<network>."""
+    name = pathlib.Path(config.data.data.replace(":", "-")).name
+    return str(pathlib.Path("runs") / f"{name}-{config.network.network}")
+
+
 class RunDirectory:
     """The files of one run, locked against a second process.
 
@@ -132,6 +138,11 @@ class RunDirectory:
         # be repeated with other options.
         self.resumed = (self.path / "checkpoints" / "checkpoint").exists()
         description = {"config": config_lib.to_dict(config), "data": data}
+        if not self.resumed and _has_trained(self.path / "metrics.jsonl"):
+            raise RunError(
+                f"{self.path} holds the log of a run whose checkpoints are gone: it cannot be "
+                "resumed, and is not overwritten; name another --run_dir."
+            )
         if self.resumed:
             self._require_same(config_file, description)
         elif self.path.is_dir() and any(self.path.iterdir()) and not config_file.exists():
@@ -154,7 +165,7 @@ class RunDirectory:
             ) from error
 
     def _require_same(self, config_file: pathlib.Path, description: Record) -> None:
-        stored = json.loads(config_file.read_text(encoding="utf-8"))
+        stored = _read_json(config_file)
         differences = [
             f"{name} was {before}, now {now}"
             for name, before, now in _differences(stored, description)
@@ -167,12 +178,27 @@ class RunDirectory:
 
     def _append_environment(self, environment: Record) -> None:
         file = self.path / "environment.json"
-        starts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+        starts = _read_json(file) if file.exists() else []
         write_json(file, [*starts, environment])
 
     def release(self) -> None:
         """Lets another process use the directory."""
         self._lock.close()
+
+
+def _read_json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} of a run that was to be resumed cannot be read ({error}): restore it, or name "
+            "another --run_dir."
+        ) from error
+
+
+def _has_trained(log: pathlib.Path) -> bool:
+    """Whether a log holds anything later than the checks before the first step."""
+    return log.exists() and any(record["step"] > 0 for record in read_log(log))
 
 
 def _differences(stored: Record, wanted: Record):

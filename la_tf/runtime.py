@@ -7,10 +7,11 @@ import subprocess
 from importlib import metadata
 from typing import Any
 
+import faiss
 import tensorflow as tf
 from official.common import distribute_utils
 
-from la_tf.config import ConfigError, NumericsConfig, RunConfig
+from la_tf.config import Config, ConfigError, NumericsConfig, RunConfig
 
 REPORTED_PACKAGES = (
     "tensorflow",
@@ -28,6 +29,9 @@ def configure(numerics: NumericsConfig, seed: int) -> None:
     """Sets precision, determinism and the seed of the initial weights, for the whole process."""
     tf.keras.utils.set_random_seed(seed)
     if numerics.deterministic:
+        # Else TensorFlow scatters on the host, and copies the whole bank there and back, a step.
+        # The only scatter is the bank's, whose rows are distinct: its order does not matter.
+        os.environ.setdefault("TF_DISABLE_SCATTER_OP_DETERMINISM", "1")
         tf.config.experimental.enable_op_determinism()
     tf.keras.mixed_precision.set_global_policy(
         "mixed_bfloat16" if numerics.mixed_precision else "float32"
@@ -62,6 +66,22 @@ def make_strategy(run: RunConfig) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
 
 
+def require_replicas(config: Config, count: int) -> None:
+    """Refuses what cannot be shared by `count` replicas.
+
+    Raises:
+      ConfigError: the batch has no equal parts, or XLA was asked for.
+    """
+    if config.data.batch_size % count:
+        raise ConfigError(
+            f"--batch_size={config.data.batch_size} cannot be divided evenly over {count} replicas."
+        )
+    if config.numerics.jit_compile and count > 1:
+        raise ConfigError(
+            "--jit_compile takes one replica: XLA cannot gather the batch over several."
+        )
+
+
 def set_logical_cpus(count: int) -> None:
     """Splits the CPU into at least `count` logical devices, as replicas without GPUs."""
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -76,16 +96,42 @@ def _multi_worker_strategy(run: RunConfig, num_gpus: int) -> tf.distribute.Strat
         raise ConfigError(
             "--strategy=multi_worker_mirrored needs --worker_hosts and --task_index, or TF_CONFIG."
         )
+    if run.num_devices:
+        raise ConfigError(
+            "--num_devices does not apply to several workers: each uses all GPUs it sees, and "
+            "CUDA_VISIBLE_DEVICES hides some."
+        )
     distribute_utils.configure_cluster(run.worker_hosts, run.task_index)
-    return distribute_utils.get_distribution_strategy(
-        "multi_worker_mirrored", num_gpus=num_gpus, all_reduce_alg="ring"
-    )
+    return distribute_utils.get_distribution_strategy("multi_worker_mirrored", num_gpus=num_gpus)
+
+
+def describe_devices(strategy: tf.distribute.Strategy) -> str:
+    """How many replicas on what, for people."""
+    count = strategy.num_replicas_in_sync
+    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    return f"one {kind}" if count == 1 else f"{count} {kind} replicas"
+
+
+def has_unused_gpu() -> bool:
+    """Whether Faiss sees a GPU and TensorFlow, whose notices are silenced, does not."""
+    return faiss.get_num_gpus() > 0 and not tf.config.list_physical_devices("GPU")
+
+
+def num_workers(strategy: tf.distribute.Strategy) -> int:
+    """How many processes train together."""
+    resolver = strategy.cluster_resolver
+    if resolver is None:
+        return 1
+    return max(1, sum(map(len, resolver.cluster_spec().as_dict().values())))
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes the run's files; of several workers, the first does."""
     resolver = strategy.cluster_resolver
-    return resolver is None or not resolver.task_type or resolver.task_id in (None, 0)
+    if resolver is None or not resolver.task_type or resolver.task_type == "chief":
+        return True
+    has_chief = "chief" in resolver.cluster_spec().as_dict()
+    return resolver.task_id == 0 and not has_chief
 
 
 def environment() -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Plateau(tf.Module):
         super().__init__(name="plateau")
         self.optimizer = optimizer
         self.patience = patience
-        self.best = tf.Variable(-float("inf"), trainable=False, name="best")
+        self.best = tf.Variable(-float("inf"), dtype=tf.float64, trainable=False, name="best")
         self.waited = tf.Variable(0, trainable=False, name="waited")
         self.drops = tf.Variable(0, trainable=False, name="drops")
 

@@ -2,13 +2,12 @@
 
 import dataclasses
 import pathlib
-import tempfile
+import shutil
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from la_tf import config as config_lib
 from la_tf import runtime
 from la_tf.building import build_model
 from la_tf.callbacks.checkpoint import Checkpointing
@@ -18,7 +17,7 @@ from la_tf.callbacks.milestones import Milestones
 from la_tf.callbacks.progress import Progress
 from la_tf.callbacks.tensorboard import TensorBoardScalars
 from la_tf.callbacks.train_log import TrainLog
-from la_tf.config import Config
+from la_tf.config import Config, ConfigError
 from la_tf.data.base import DataError, Source
 from la_tf.data.checks import check_images, find_bad_images
 from la_tf.data.identity import identify
@@ -28,7 +27,15 @@ from la_tf.evaluation.features import Embedder, pixels
 from la_tf.evaluation.table import Row, table_rows
 from la_tf.export import export_saved_model
 from la_tf.health import HealthMonitor, expected_values
-from la_tf.run_directory import RunDirectory, RunLog, read_log, require_space
+from la_tf.resolve import resolve
+from la_tf.run_directory import (
+    RunDirectory,
+    RunError,
+    RunLog,
+    default_run_dir,
+    read_log,
+    require_space,
+)
 from la_tf.schedules import Plateau
 
 EVAL_BATCH_SIZE = 128
@@ -72,18 +79,10 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
     train_set = _checked(train_set, config.data.skip_bad_images, say)
     if heldout is not None:
         heldout = _checked(heldout, config.data.skip_bad_images, say)
-    config, notes = config_lib.resolve(config, train_set.num_examples)
+    config, notes = resolve(config, train_set.num_examples)
     for note in notes:
         say(note)
-    if config.data.batch_size % strategy.num_replicas_in_sync:
-        raise config_lib.ConfigError(
-            f"--batch_size={config.data.batch_size} cannot be divided evenly over "
-            f"{strategy.num_replicas_in_sync} replicas."
-        )
-    if config.numerics.jit_compile and strategy.num_replicas_in_sync > 1:
-        raise config_lib.ConfigError(
-            "--jit_compile takes one replica: XLA cannot gather the batch over several."
-        )
+    runtime.require_replicas(config, strategy.num_replicas_in_sync)
     directory = _open_run_directory(config, strategy, train_set, heldout)
     try:
         return _Run(config, strategy, train_set, heldout, directory, say).train()
@@ -96,12 +95,6 @@ def _checked(source: Source, skip_bad: bool, say: Callable[[str], None]) -> Sour
     if result.bad:
         say(str(result))
     return result.source
-
-
-def default_run_dir(config: Config) -> str:
-    """Where a run goes that names no directory: runs/<data>-<network>."""
-    name = pathlib.Path(config.data.data.replace(":", "-")).name
-    return str(pathlib.Path("runs") / f"{name}-{config.network.network}")
 
 
 def _open_run_directory(
@@ -160,11 +153,8 @@ class _Run:
         monitor = HealthMonitor(config.network.dim, self.progress.say)
         self.log = RunLog(self.path / "metrics.jsonl", [monitor, self.scalars, self.progress])
         self.timing = RunLog(self.path / "timing.jsonl", [self.scalars, self.progress])
-        state = {}
-        plateau = None
-        if config.optimizer.plateau_patience:
-            plateau = Plateau(self.model.optimizer, config.optimizer.plateau_patience)
-            state["plateau"] = plateau
+        patience = config.optimizer.plateau_patience
+        plateau = Plateau(self.model.optimizer, patience) if patience else None
         self.knn = self.milestones = None
         if self._evaluates:
             self.knn = KNNCallback(
@@ -181,7 +171,7 @@ class _Run:
             if config.report.baselines:
                 self.milestones = self._build_milestones()
         elif plateau is not None:
-            raise config_lib.ConfigError(
+            raise ConfigError(
                 "--plateau_patience needs labelled held-out images: give --val_data or --holdout."
             )
         self.checkpointing = Checkpointing(
@@ -193,7 +183,8 @@ class _Run:
             every_minutes=config.run.checkpoint_every_minutes,
             keep=config.run.keep_checkpoints,
             restore_from=self.chief_path / "checkpoints",
-            **state,
+            alone=runtime.num_workers(self.strategy) == 1,
+            **({"plateau": plateau} if plateau else {}),
         )
         clustering = ClusteringCallback(
             config.clustering,
@@ -215,12 +206,10 @@ class _Run:
         self.callbacks = [self.progress, clustering, train_log, *optional, self.checkpointing]
 
     def _build_milestones(self) -> Milestones:
+        both = (self.train_set, self.heldout)
         return Milestones(
-            embed=lambda: (self._embed(self.train_set), self._embed(self.heldout)),
-            raw_pixels=lambda: (
-                pixels(self._views(self.train_set)),
-                pixels(self._views(self.heldout)),
-            ),
+            embed=lambda: [self._embed(source) for source in both],
+            raw_pixels=lambda: [pixels(self._views(source)) for source in both],
             train_labels=self.train_set.labels,
             heldout_labels=self.heldout.labels,
             last_epoch=self.config.schedule.epochs,
@@ -251,8 +240,14 @@ class _Run:
         else:
             self.say(f"resuming {self.path} after step {step} of {self.total_steps}.")
         try:
-            self._fit(step)
-            self.checkpointing.save()
+            with self.checkpointing.listening():
+                self._fit(step)
+                self.checkpointing.finish()
+        except tf.errors.ResourceExhaustedError as error:
+            raise RunError(
+                "the device is out of memory: use more devices with --num_devices, or start anew "
+                "with a lower --batch_size or --k."
+            ) from error
         except tf.errors.OpError as error:
             self._explain_bad_images(error)
             raise
@@ -266,9 +261,14 @@ class _Run:
         self.say(
             f"{count} training images, {self.steps_per_epoch} steps of {config.data.batch_size} an "
             f"epoch; {config.network.network} with {self.model.network.count_params():,} weights "
-            f"on {self.strategy.num_replicas_in_sync} replica(s); k = {config.objective.k}, "
+            f"on {runtime.describe_devices(self.strategy)}; k = {config.objective.k}, "
             f"m = {config.clustering.num_clusters}, H = {config.clustering.num_clusterings}."
         )
+        if runtime.has_unused_gpu():
+            self.say(
+                "this machine has a GPU that TensorFlow does not see: install "
+                "requirements-gpu.txt to use it."
+            )
         if not self._evaluates:
             self.say("no labelled held-out images: training goes without kNN evaluation.")
         for line in expected_values(config, count):
@@ -280,8 +280,9 @@ class _Run:
             self.milestones.before_training()
         if self.knn:
             self.log.write("knn", 0, 0, **named(self.knn.evaluate(self.model)))
-        with tempfile.TemporaryDirectory(dir=self.path) as folder:
-            self._export(pathlib.Path(folder))
+        trial = self.path / "export.trial"
+        self._export(trial)
+        shutil.rmtree(trial)
         self.checkpointing.save()
 
     def _fit(self, step: int) -> None:

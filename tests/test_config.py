@@ -6,6 +6,7 @@ import pytest
 
 from la_tf import config as config_lib
 from la_tf.config import Config, ConfigError
+from la_tf.resolve import resolve
 
 
 def with_options(**options) -> Config:
@@ -24,7 +25,7 @@ def test_option_names_are_unique_over_all_sections():
 
 
 def test_the_paper_s_values_are_the_defaults():
-    config, notes = config_lib.resolve(Config(), 1_281_167)
+    config, notes = resolve(Config(), 1_281_167)
     assert notes == []
     assert (config.objective.k, config.clustering.num_clusters) == (4096, 30_000)
     assert (config.objective.tau, config.network.dim, config.objective.mix) == (0.07, 128, 0.5)
@@ -35,19 +36,19 @@ def test_the_paper_s_values_are_the_defaults():
 
 @pytest.mark.parametrize("size,m,k", [(1000, 200, 250), (50_000, 10_000, 4096), (128, 26, 32)])
 def test_small_data_get_small_clusters_and_a_background_inside_the_bank(size, m, k):
-    config, _ = config_lib.resolve(Config(), size)
+    config, _ = resolve(Config(), size)
     assert (config.clustering.num_clusters, config.objective.k) == (m, k)
 
 
 @pytest.mark.parametrize("size", [128, 1437, 50_000, 200_000, 1_281_167, 14_000_000])
 def test_defaults_keep_their_bounds_at_every_size(size):
-    config, _ = config_lib.resolve(Config(), size)
+    config, _ = resolve(Config(), size)
     members = size / config.clustering.num_clusters
     assert 4.9 <= members <= 43 and config.objective.k <= size / 4
 
 
 def test_k_beyond_n_is_clipped_with_a_note():
-    config, notes = config_lib.resolve(with_options(k=4096), 1000)
+    config, notes = resolve(with_options(k=4096), 1000)
     assert config.objective.k == 1000 and "using k = N" in notes[0]
 
 
@@ -64,12 +65,17 @@ def test_k_beyond_n_is_clipped_with_a_note():
         ({"drop_epochs": (30, 20)}, "must rise"),
         ({"drop_epochs": (30,), "plateau_patience": 5}, "exclude each other"),
         ({"ir_epochs": 11, "epochs": 10}, "--ir_epochs=11"),
+        ({"seed": -1}, "--seed=-1"),
+        ({"momentum": 1.5}, "--momentum=1.5"),
+        ({"cluster_every_steps": -5}, "--cluster_every_steps=-5"),
+        ({"crop_aspect": 0.0}, "--crop_aspect=0.0"),
+        ({"num_devices": -1}, "--num_devices=-1"),
         ({"jit_compile": True}, "add --nodeterministic"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_name(options, words):
     with pytest.raises(ConfigError, match=words):
-        config_lib.resolve(with_options(**options), 1000)
+        resolve(with_options(**options), 1000)
 
 
 def test_a_stored_configuration_comes_back_equal():

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from la_tf import config as config_lib
 from la_tf.config import Config
 from la_tf.health import HealthMonitor, TrainingDiverged, expected_values
+from la_tf.resolve import resolve
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_many_empty_close_sets_are_said_once(monitor, said):
 
 
 def test_reference_values_are_those_of_the_formulas():
-    config, _ = config_lib.resolve(Config(), 1_281_167)
+    config, _ = resolve(Config(), 1_281_167)
     ir, la = expected_values(config, 1_281_167)
     assert "14.06" in ir  # ln N
     assert f"{math.log(4096 / (1_281_167 / 30_000)):.2f}" in la  # ln(k / c)

@@ -17,6 +17,7 @@ ONLY = {
     "la_tf/memory_bank.py": {"tensorflow"},
     "la_tf/clustering.py": {"numpy", "faiss"},
     "la_tf/config.py": set(),
+    "la_tf/resolve.py": {"la_tf"},
     "la_tf/quiet.py": set(),
 }
 # Folder -> what of this project its modules may not import.

@@ -23,14 +23,17 @@ def uninterrupted(tmp_path_factory, run_tool, tiny_run):
     return run_dir, stdout, stderr
 
 
-def wait_for_checkpoint_after(run_dir, step, process):
+def newest_step(run_dir) -> int:
+    """Step of the newest checkpoint; -1 if there is none."""
+    paths = run_dir.glob("checkpoints/ckpt-*.index")
+    return max((int(path.stem.split("-")[1]) for path in paths), default=-1)
+
+
+def wait_for_checkpoint_after(run_dir, step, process) -> int:
     """Returns once a checkpoint later than `step` exists, or the process has ended."""
-    while process.poll() is None:
-        done = [int(p.stem.split("-")[1]) for p in run_dir.glob("checkpoints/ckpt-*.index")]
-        if done and max(done) > step:
-            return max(done)
+    while process.poll() is None and newest_step(run_dir) <= step:
         time.sleep(0.01)
-    return step
+    return newest_step(run_dir)
 
 
 def assert_same_run(run_dir, expected_dir, newest_checkpoint):
@@ -51,12 +54,16 @@ def test_kills_at_random_moments_leave_no_trace(
     moments, step = random.Random(KILLS), 0
     for kill in range(KILLS):
         process = start_tool("train", *tiny_run, f"--run_dir={run_dir}")
-        # Each start gets a little further, so that the kills are spread over the run.
-        step = wait_for_checkpoint_after(run_dir, min(step, 36), process)
-        time.sleep(moments.uniform(0, 0.3))
+        if kill % 2:
+            # At any moment: while it starts, restores, trains or exports.
+            time.sleep(moments.uniform(0, 15))
+        else:
+            # While it trains, each time a little further.
+            step = wait_for_checkpoint_after(run_dir, min(step, 36), process)
+            time.sleep(moments.uniform(0, 0.3))
         process.kill()
         process.communicate()
-        print(f"kill {kill + 1} of {KILLS}: after the checkpoint of step {step}")
+        print(f"kill {kill + 1} of {KILLS}: newest checkpoint {newest_step(run_dir)}")
     process = start_tool("train", *tiny_run, f"--run_dir={run_dir}")
     _, stderr = process.communicate()
     assert process.returncode == 0, stderr
@@ -76,7 +83,7 @@ def test_sigterm_saves_before_leaving(
     stdout, stderr = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, stderr
     assert "stopped by SIGTERM after step" in stdout and stderr == ""
-    saved = wait_for_checkpoint_after(run_dir, 0, process=start_tool("train", "--help"))
+    saved = newest_step(run_dir)
     assert saved >= 4
     process = start_tool("train", *rare)
     stdout, stderr = process.communicate()
@@ -110,8 +117,17 @@ def test_a_finished_run_only_shows_its_table_again(uninterrupted, run_tool, tiny
     assert again.split("Held-out")[1] == stdout.split("Held-out")[1]
 
 
-def test_two_replicas_go_on_where_one_stopped_and_back(
-    tmp_path, start_tool, run_tool, tiny_run, newest_checkpoint, uninterrupted
+@pytest.fixture(scope="module")
+def two_replicas(tmp_path_factory, run_tool, tiny_run):
+    run_dir = tmp_path_factory.mktemp("two") / "run"
+    code, _, stderr = run_tool("train", *tiny_run, "--num_devices=2", f"--run_dir={run_dir}")
+    assert code == 0, stderr
+    return run_dir
+
+
+@pytest.mark.parametrize("then", [2, 1])
+def test_two_replicas_are_killed_and_go_on_as_two_or_as_one(
+    tmp_path, start_tool, run_tool, tiny_run, newest_checkpoint, two_replicas, then
 ):
     run_dir = tmp_path / "run"
     flags = [*tiny_run, f"--run_dir={run_dir}"]
@@ -119,12 +135,47 @@ def test_two_replicas_go_on_where_one_stopped_and_back(
     wait_for_checkpoint_after(run_dir, 12, process)
     process.kill()
     process.communicate()
-    code, stdout, stderr = run_tool("train", *flags, "--num_devices=1")
+    code, stdout, stderr = run_tool("train", *flags, f"--num_devices={then}")
     assert code == 0, stderr
     assert "resuming" in stdout
-    # Each replica had its own batch statistics, so the runs differ; but not in what was done.
-    records = read_log(run_dir / "metrics.jsonl")
-    expected = read_log(uninterrupted[0] / "metrics.jsonl")
-    assert [(r["kind"], r["step"]) for r in records] == [(r["kind"], r["step"]) for r in expected]
-    bank = newest_checkpoint(run_dir)["model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE"]
-    np.testing.assert_allclose(np.linalg.norm(bank, axis=1), 1.0, atol=1e-5)
+    got, expected = (read_log(path / "metrics.jsonl") for path in (run_dir, two_replicas))
+    assert [(r["kind"], r["step"]) for r in got] == [(r["kind"], r["step"]) for r in expected]
+    banks = [
+        newest_checkpoint(path)["model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE"]
+        for path in (run_dir, two_replicas)
+    ]
+    if then == 2:
+        # Saving averages the replicas' moving statistics, which kNN sees and training does not.
+        assert [r for r in got if r["kind"] != "knn"] == [r for r in expected if r["kind"] != "knn"]
+        np.testing.assert_array_equal(*banks)
+    else:
+        # One replica normalises over the whole batch, so the runs part, but nothing is lost.
+        np.testing.assert_allclose(np.linalg.norm(banks[0], axis=1), 1.0, atol=1e-5)
+
+
+def test_a_half_filled_window_keeps_its_mean_on_fewer_replicas(tmp_path, start_tool, tiny_run):
+    """Statistics over all replicas: then one replica computes what two would have."""
+    losses = []
+    for name, stop_at in (("straight", None), ("moved", 5)):
+        run_dir = tmp_path / name
+        flags = [
+            *tiny_run,
+            "--sync_bn",
+            "--epochs=1",
+            "--ir_epochs=1",
+            "--log_every_steps=11",
+            "--checkpoint_every_steps=5",
+            f"--run_dir={run_dir}",
+        ]
+        process = start_tool("train", *flags, "--num_devices=2")
+        if stop_at is not None:
+            wait_for_checkpoint_after(run_dir, 0, process)
+            process.send_signal(signal.SIGTERM)
+            process.communicate()
+            process = start_tool("train", *flags, "--num_devices=1")
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+        (record,) = [r for r in read_log(run_dir / "metrics.jsonl") if r["kind"] == "train"]
+        assert record["steps"] == 11
+        losses.append(record["loss"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)

@@ -69,6 +69,29 @@ def test_other_data_are_refused(tmp_path):
         open_run(tmp_path, data={"training set": {"examples": 4, "fingerprint": "xyz"}})
 
 
+def test_a_log_without_its_checkpoints_is_never_overwritten(tmp_path):
+    make_run(tmp_path)
+    RunLog(tmp_path / "metrics.jsonl").write("train", 7, 1, loss=0.5)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(RunError, match="whose checkpoints are gone"):
+        open_run(tmp_path)
+    assert len(read_log(tmp_path / "metrics.jsonl")) == 1
+
+
+@pytest.mark.parametrize("name", ["config.json", "environment.json"])
+@pytest.mark.parametrize("content", [None, "{half"])
+def test_a_run_that_lost_a_file_says_which(tmp_path, name, content):
+    make_run(tmp_path)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    elif name == "environment.json":
+        open_run(tmp_path)  # it is only a record; a new one begins
+        return
+    with pytest.raises(RunError, match=f"{name} of a run"):
+        open_run(tmp_path)
+
+
 def test_where_and_on_what_a_run_happens_may_change(tmp_path):
     make_run(tmp_path)
     moved = dataclasses.replace(

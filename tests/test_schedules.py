@@ -31,6 +31,13 @@ def test_plateau_drops_twice_at_most_after_waiting(optimizer):
     np.testing.assert_allclose(float(optimizer.learning_rate), 0.001, rtol=1e-5)
 
 
+@pytest.mark.parametrize("score", [0.4, 0.7, 0.9, 336 / 360, 350 / 360])
+def test_a_score_that_stays_the_same_is_no_improvement(optimizer, score):
+    """Whichever way the score rounds in the variable that holds the best one."""
+    plateau = Plateau(optimizer, patience=2)
+    assert [plateau.report(score) for _ in range(5)] == [False, False, True, False, True]
+
+
 def test_plateau_starts_waiting_anew_after_an_improvement(optimizer):
     plateau = Plateau(optimizer, patience=2)
     assert not any(plateau.report(score) for score in [0.3, 0.2, 0.4, 0.3, 0.5, 0.4])

@@ -126,25 +126,31 @@ def test_a_loss_that_breaks_stops_the_run_and_leaves_no_broken_checkpoint(tmp_pa
         train(config, lambda _: None)
     newest = tf.train.latest_checkpoint(str(tmp_path / "checkpoints"))
     reader = tf.train.load_checkpoint(newest)
-    for name in reader.get_variable_to_shape_map():
-        value = reader.get_tensor(name)
-        if getattr(value, "dtype", None) == np.float32 and "bank" in name:
-            assert np.isfinite(value).all()
+    names = [name for name in reader.get_variable_to_shape_map() if "network" in name]
+    assert names
+    for name in names:
+        assert np.isfinite(reader.get_tensor(name)).all(), name
 
 
-@pytest.mark.parametrize("cluster_input", ["bank", "center_crops"])
-def test_clusters_are_made_of_what_was_asked_for(tmp_path, pictures, cluster_input):
-    config = recipe(
-        tmp_path, data=str(pictures), cluster_input=cluster_input, cluster_every_steps=1, epochs=3
-    )
-    train(config, lambda _: None)
-    rounds = [r for r in read_log(tmp_path / "metrics.jsonl") if r["kind"] == "clustering"]
-    assert [r["step"] for r in rounds] == [2, 3, 4, 5]
-    assert [r["round"] for r in rounds] == [0, 1, 2, 3]
-    assert "nmi_previous" not in rounds[0]
-    assert all(0 <= r["nmi_previous"] <= 1 for r in rounds[1:])
-    # Unit vectors: nothing is farther from its cluster's mean than 1 on average.
-    assert all(0 < r["inertia"] <= 40 for r in rounds)
+def test_clusters_are_made_of_what_was_asked_for(tmp_path, pictures):
+    """A fresh network maps all pictures to nearly one point; the random bank is spread out."""
+    inertia = {}
+    for cluster_input in ("bank", "center_crops"):
+        run_dir = tmp_path / cluster_input
+        config = recipe(
+            run_dir,
+            data=str(pictures),
+            cluster_input=cluster_input,
+            cluster_every_steps=1,
+            ir_epochs=0,
+        )
+        train(config, lambda _: None)
+        rounds = [r for r in read_log(run_dir / "metrics.jsonl") if r["kind"] == "clustering"]
+        assert [r["step"] for r in rounds] == [0, 1, 2, 3]
+        assert [r["round"] for r in rounds] == [0, 1, 2, 3]
+        inertia[cluster_input] = rounds[0]["inertia"]
+    # 36 of 40 random unit vectors are nearly orthogonal to their cluster's others.
+    assert inertia["bank"] > 20 > 5 > inertia["center_crops"]
 
 
 def refused(config, error, words):

@@ -6,6 +6,7 @@ were first used with. With TF_CONFIG set it is one of several workers.
   python tests/train_replicas.py REPLICAS OUTPUT.npz
 """
 
+import os
 import sys
 
 from la_tf import quiet
@@ -28,7 +29,11 @@ N, BATCH, IR_STEPS, LA_STEPS = 64, 16, 3, 3
 
 def main() -> None:
     replicas, output = int(sys.argv[1]), sys.argv[2]
-    strategy = runtime.make_strategy(RunConfig(num_devices=replicas))
+    if "TF_CONFIG" in os.environ:
+        strategy = runtime.make_strategy(RunConfig(strategy="multi_worker_mirrored"))
+    else:
+        strategy = runtime.make_strategy(RunConfig(num_devices=replicas))
+    assert strategy.num_replicas_in_sync == replicas
     tf.keras.utils.set_random_seed(0)
     source = Subset(DigitsSource(), range(N))
     with strategy.scope():
@@ -45,6 +50,8 @@ def main() -> None:
     model.cluster_labels.assign(np.random.default_rng(0).integers(0, 8, (3, N)).astype(np.int32))
 
     def replicas_dataset(context):
+        here = context.num_replicas_in_sync // context.num_input_pipelines
+        first = context.input_pipeline_id * here
         return train_dataset(
             source,
             image_size=16,
@@ -54,7 +61,7 @@ def main() -> None:
             start_step=0,
             end_step=IR_STEPS + LA_STEPS,
             num_replicas=context.num_replicas_in_sync,
-            replica_ids=range(replicas),
+            replica_ids=range(first, first + here),
         )
 
     history = model.fit(

@@ -96,13 +96,18 @@ def readable_help(about: str) -> str:
         for option in dataclasses.fields(section.type):
             flag = FLAGS[option.name]
             name = f"--[no]{option.name}" if flag.boolean else f"--{option.name}"
-            default = "" if flag.default in (None, []) else f" [{flag.default_as_str}]"
+            default = "" if flag.default in (None, []) else f" [{_typed(flag)}]"
             choices = option.metadata["choices"]
             listed = f" One of {', '.join(choices)}." if choices else ""
             lines.append(f"  {name}{default}")
             lines.append(textwrap.indent(textwrap.fill(flag.help + listed, 90), "      "))
     lines.append("\n  --flagfile=FILE\n      Reads flags from a file, such as those in configs/.")
     return "\n".join(lines)
+
+
+def _typed(flag: flags.Flag) -> str:
+    """A flag's default as one would type it."""
+    return flag.default_as_str.strip("'")
 
 
 def fail(sentence: str) -> NoReturn:

@@ -34,7 +34,7 @@ def main() -> None:
     except (ConfigError, DataError, ExportError, RunError, TrainingDiverged) as error:
         config_flags.fail(str(error))
     except KeyboardInterrupt:
-        print("stopped before training began.", file=sys.stderr)
+        print("stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
         sys.exit(130)
     except Interrupted as stop:
         print(f"{stop}: saved. The same command goes on from there.", flush=True)

@@ -1,5 +1,7 @@
 """Everything that a run is, in one atomic checkpoint, and the way back from it."""
 
+import contextlib
+import math
 import pathlib
 import shutil
 import signal
@@ -9,7 +11,7 @@ import time
 import tensorflow as tf
 
 from la_tf.callbacks.base import StepCallback
-from la_tf.health import require_finite
+from la_tf.health import diverged
 from la_tf.run_directory import RunError, RunLog
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -26,7 +28,7 @@ class Interrupted(Exception):
 
 
 class Checkpointing(StepCallback):
-    """Saves every few steps or minutes, at the end, and before leaving on SIGTERM or Ctrl-C.
+    """Saves every few steps or minutes, and before leaving on SIGTERM or Ctrl-C (`listening`).
 
     Must be the last of `fit`'s callbacks: at the end of an epoch it saves after all others have
     done and logged their part.
@@ -47,6 +49,7 @@ class Checkpointing(StepCallback):
         every_minutes: float,
         keep: int,
         restore_from: pathlib.Path | None = None,
+        alone: bool = True,
         **state: tf.Module,
     ):
         """Describes what to save, where and how often.
@@ -57,18 +60,25 @@ class Checkpointing(StepCallback):
           log: the log whose length belongs to the state.
           steps_per_epoch: steps of one epoch.
           every_steps: steps between checkpoints; 0 for by time alone.
-          every_minutes: minutes between checkpoints.
+          every_minutes: minutes between checkpoints; 0 for by steps alone.
           keep: how many of the newest to keep.
           restore_from: where to look for one; default `directory`. Of several workers all restore
             what the first has saved.
+          alone: False where other workers take part. Saving then needs all of them at the same
+            step, which clocks and signals cannot promise: it happens every `every_steps` steps, or
+            once an epoch, and signals are left to their default.
           **state: more objects with variables to save under these names.
         """
         super().__init__(steps_per_epoch)
         self.log = log
-        self.every_steps = every_steps
-        self.every_seconds = 60 * every_minutes
+        self.alone = alone
+        self.every_steps = every_steps or (0 if alone else steps_per_epoch)
+        self.every_seconds = 60 * every_minutes if alone and every_minutes else math.inf
         self._log_bytes = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._checkpoint = tf.train.Checkpoint(model=model, log_bytes=self._log_bytes, **state)
+        self._replicas = tf.Variable(1, trainable=False)
+        self._checkpoint = tf.train.Checkpoint(
+            model=model, log_bytes=self._log_bytes, replicas=self._replicas, **state
+        )
         self._trained_model = model
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, str(directory), max_to_keep=keep
@@ -94,43 +104,56 @@ class Checkpointing(StepCallback):
         Raises:
           RunError: the checkpoint cannot be read, or is not of this model.
         """
-        newest = tf.train.latest_checkpoint(str(self._restore_from))
-        if newest is None:
+        state = tf.train.get_checkpoint_state(str(self._restore_from))
+        known = state.all_model_checkpoint_paths if state else []
+        present = [path for path in known if pathlib.Path(path + ".index").exists()]
+        if not present:
+            if known:
+                raise RunError(
+                    f"the checkpoints of {self._restore_from} are gone: restore one, or start a "
+                    "new run directory."
+                )
             return None
+        newest = present[-1]
         try:
             status = self._checkpoint.restore(newest)
             status.assert_existing_objects_matched()
             status.assert_consumed()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
+        except Exception as error:  # a damaged file can break TensorFlow's readers in many ways
             raise RunError(
-                f"the checkpoint {newest} cannot be restored ({str(error).splitlines()[0]}): "
-                "remove it to go on from an older one, or start a new run directory."
+                f"the checkpoint {newest} cannot be restored ({_first_line(error)}): remove its "
+                "files to go on from an older one, or start a new run directory."
             ) from error
         self.log.truncate(int(self._log_bytes.numpy()))
-        # fit resets the metrics when it begins an epoch; see on_epoch_begin.
+        # fit resets the metrics when it begins an epoch; see on_epoch_begin. A checkpoint holds
+        # their sums over its replicas, which may have been more or fewer than there are now.
+        scale = self._num_replicas / int(self._replicas.numpy())
         self._metrics_to_restore = [
-            variable.numpy()
+            variable.numpy() * scale
             for metric in self._trained_model.metrics
             for variable in metric.variables
         ]
         self._saved_step = int(self._trained_model.optimizer.iterations.numpy())
         return self._saved_step
 
-    def save(self, loss: float | None = None) -> None:
+    @property
+    def _num_replicas(self) -> int:
+        return self._trained_model.distribute_strategy.num_replicas_in_sync
+
+    def save(self) -> None:
         """Saves now, unless this step is saved already.
 
-        Args:
-          loss: mean loss of the current window, checked so that a broken state is never saved.
-
         Raises:
-          TrainingDiverged: the loss is not finite.
+          TrainingDiverged: a weight is not finite; nothing is written then.
           RunError: the disk is full or cannot be written.
         """
         step = int(self._trained_model.optimizer.iterations.numpy())
         if step == self._saved_step:
             return
-        if loss is not None:
-            require_finite(float(loss), step, step - max(0, self._saved_step))
+        for weight in self._trained_model.network.trainable_variables:
+            if not tf.reduce_all(tf.math.is_finite(weight)):
+                raise diverged(f"the weights {weight.name}", max(0, self._saved_step), step)
+        self._replicas.assign(self._num_replicas)
         self._log_bytes.assign(self.log.tell())
         try:
             self._manager.save(checkpoint_number=step)
@@ -138,27 +161,46 @@ class Checkpointing(StepCallback):
             free = shutil.disk_usage(self._manager.directory).free
             raise RunError(
                 f"no checkpoint could be written to {self._manager.directory} ({free >> 20} MiB "
-                f"free there): {str(error).splitlines()[0]}. Earlier checkpoints are untouched; "
+                f"free there): {_first_line(error)}. Earlier checkpoints are untouched; "
                 "make room and start the same command again."
             ) from error
         self._saved_step = step
         self._saved_at = time.monotonic()
 
-    def on_train_begin(self, logs=None):
-        """Listens for signals."""
-        super().on_train_begin(logs)
-        self._handlers = {}
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {s: signal.signal(s, self._remember_signal) for s in STOP_SIGNALS}
+    @contextlib.contextmanager
+    def listening(self):
+        """Within it, the first SIGTERM or Ctrl-C saves and then raises Interrupted.
 
-    def _remember_signal(self, signum, frame):
-        self._signal = signum
-        signal.signal(signum, self._handlers[signum])  # the second one is not held back
+        A second one does what it would have done without this. Several workers are not listening:
+        see `alone`.
+        """
+        handlers = {}
+        if self.alone and threading.current_thread() is threading.main_thread():
 
-    def on_train_end(self, logs=None):
-        """Stops listening."""
-        for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
+            def remember(signum, frame):
+                self._signal = signum
+                signal.signal(signum, handlers[signum])
+
+            for signum in STOP_SIGNALS:
+                handlers[signum] = signal.signal(signum, remember)
+        try:
+            yield
+        finally:
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
+
+    def finish(self) -> None:
+        """Saves the end of the run.
+
+        Raises:
+          Interrupted: a signal came after the last step.
+        """
+        self.save()
+        self._leave_if_asked(self._signal)
+
+    def _leave_if_asked(self, signum: int | None) -> None:
+        if signum is not None:
+            raise Interrupted(signum, self._saved_step)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Puts the metrics of a half-finished window back, which `fit` has just reset."""
@@ -172,17 +214,20 @@ class Checkpointing(StepCallback):
         """Saves when due, in the middle of an epoch."""
         super().on_train_batch_end(batch, logs)
         if not self.at_epoch_end:
-            self._save_if_due(logs)
+            self._save_if_due()
 
     def on_epoch_end(self, epoch, logs=None):
         """Saves when due, at the end of an epoch."""
-        self._save_if_due(logs)
+        self._save_if_due()
 
-    def _save_if_due(self, logs):
+    def _save_if_due(self):
+        signum = self._signal  # once: another may come while this one is answered
         due_by_step = self.every_steps and self.step % self.every_steps == 0
         due_by_time = time.monotonic() - self._saved_at >= self.every_seconds
-        if due_by_step or due_by_time or self._signal is not None:
-            self.save(logs["loss"])
-        if self._signal is not None:
-            self.on_train_end()
-            raise Interrupted(self._signal, self.step)
+        if due_by_step or due_by_time or signum is not None:
+            self.save()
+        self._leave_if_asked(signum)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -9,6 +9,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from la_tf.callbacks.base import StepCallback
 from la_tf.clustering import Clustering, run_clusterings
 from la_tf.config import ClusteringConfig
+from la_tf.health import diverged
 from la_tf.run_directory import RunLog
 
 
@@ -58,12 +59,18 @@ class ClusteringCallback(StepCallback):
             self.cluster(since // self.every)
 
     def cluster(self, round_: int) -> None:
-        """Runs round `round_` and logs how it went."""
+        """Runs round `round_` and logs how it went.
+
+        Raises:
+          TrainingDiverged: there is nothing finite to cluster.
+        """
         started = time.perf_counter()
         if self.config.cluster_input == "center_crops":
             vectors = self.center_crop_embeddings()
         else:
             vectors = self.model.bank.vectors.numpy()
+        if not np.isfinite(vectors).all():
+            raise diverged("the embeddings", max(0, self.step - self.every), self.step)
         runs = run_clusterings(
             vectors,
             self.config.num_clusters,

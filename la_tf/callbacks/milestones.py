@@ -1,6 +1,6 @@
 """The rows of the table that a small run ends with: pixels, untrained, end of IR, end of LA."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -9,8 +9,8 @@ from la_tf.callbacks.knn import KS, named
 from la_tf.evaluation.knn import knn_accuracy
 from la_tf.run_directory import RunLog
 
-# (embeddings of the training images [N, D], of the held-out images [Q, D])
-Embeddings = tuple[np.ndarray, np.ndarray]
+# Embeddings of the training images [N, D], then of the held-out images [Q, D].
+Embeddings = Sequence[np.ndarray]
 
 
 class Milestones(StepCallback):

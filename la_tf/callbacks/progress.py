@@ -70,23 +70,21 @@ class Progress(StepCallback):
             self._shown["wait"] = f"{record['data_wait_share']:.0%}"
             self._report()
         elif kind == "knn":
-            self._shown["kNN"] = " / ".join(
-                f"{100 * value:.1f} % (K={name[3:]})"
-                for name, value in record.items()
-                if name.startswith("knn")
-            )
+            self._shown["kNN"] = f"{100 * record['knn200']:.1f} / {100 * record['knn1']:.1f} %"
 
     def _report(self):
         if self._bar is not None:
-            hidden = "images/s"  # tqdm's own rate stands in the bar
-            self._bar.set_postfix({k: v for k, v in self._shown.items() if k != hidden})
+            self._bar.set_postfix_str(", ".join(self._words(["epoch", "loss", "kNN", "wait"])))
         elif time.monotonic() - self._said_at >= QUIET_SECONDS or self.step == self.total_steps:
             self._said_at = time.monotonic()
             self.say(
                 f"step {self.step}/{self.total_steps}  "
-                + "  ".join(f"{name} {value}" for name, value in self._shown.items())
+                + "  ".join(self._words(["epoch", "loss", "kNN", "images/s", "wait"]))
                 + f"  left {self._time_left()}"
             )
+
+    def _words(self, names: list[str]) -> list[str]:
+        return [f"{name} {self._shown[name]}" for name in names if name in self._shown]
 
     def _time_left(self) -> str:
         started, first = self._began

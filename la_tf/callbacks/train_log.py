@@ -58,12 +58,6 @@ class TrainLog(StepCallback):
         model = self.model
         in_window = (self.step - 1) % self.steps_per_epoch % self.every + 1
         in_warm_start = self.step <= model.warm_start_steps
-        values = {name: float(value) for name, value in logs.items()}
-        if in_warm_start:  # there are no close neighbours yet
-            values = {name: values[name] for name in ("loss", "spread")} | {
-                "empty_close": 0.0,
-                "close_share": 0.0,
-            }
         self.log.write(
             "train",
             self.step,
@@ -71,7 +65,7 @@ class TrainLog(StepCallback):
             phase="IR" if in_warm_start else "LA",
             steps=in_window,
             learning_rate=float(model.optimizer.learning_rate.numpy()),
-            **values,
+            **{name: float(value) for name, value in logs.items()},
         )
         self.timing.write(
             "throughput",

@@ -42,6 +42,10 @@ class Source(abc.ABC):
     def describe(self, i: int) -> str:
         """The path or name of example i, for people."""
 
+    def key(self, i: int) -> str:
+        """What tells example i from others; below a folder that all keys share, if they do."""
+        return self.describe(i)
+
     @abc.abstractmethod
     def load(self, index: tf.Tensor) -> tf.Tensor:
         """The encoded bytes of one image, as a scalar string tensor; usable in a tf.data map.
@@ -86,6 +90,9 @@ class Subset(Source):
     def describe(self, i: int) -> str:
         """The name that the other source gives it."""
         return self._source.describe(int(self._indices[i]))
+
+    def key(self, i: int) -> str:
+        return self._source.key(int(self._indices[i]))
 
     def load(self, index: tf.Tensor) -> tf.Tensor:
         """The bytes that the other source has."""

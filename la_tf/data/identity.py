@@ -9,11 +9,11 @@ from la_tf.data.base import Source
 
 
 def identify(source: Source) -> dict[str, Any]:
-    """The size and a digest of a data set, ready for JSON.
+    """The size and a digest of a data set, ready for JSON; the pixels do not enter it.
 
     Names count below the folder that all of them share, so a data set may move between machines.
     """
-    names = [source.describe(i) for i in range(source.num_examples)]
+    names = [source.key(i) for i in range(source.num_examples)]
     base = len(_common_folder(names))
     return {
         "examples": source.num_examples,

@@ -126,6 +126,9 @@ class RecordSource(Source):
         shard = self._shards[self._shard_of[i]]
         return f"{self._names[i]} (record {i} of {self.name}, in {os.path.basename(shard)})"
 
+    def key(self, i: int) -> str:
+        return str(self._names[i])
+
     def load(self, index: tf.Tensor) -> tf.Tensor:
         """Reads the bytes of the image from the middle of its shard."""
         # Declared stateless, since files do not change under us: tf.data would otherwise run a

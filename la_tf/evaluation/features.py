@@ -7,7 +7,8 @@ import tensorflow as tf
 class Embedder:
     """Embeds whole data sets with one network, traced once.
 
-    Batch norm uses its moving statistics, and everything runs on one replica's weights.
+    Batch norm uses its moving statistics. Everything runs on one device; of several replicas that
+    is the first, with the mean of their statistics.
     """
 
     def __init__(self, network: tf.keras.Model):
