@@ -13,7 +13,7 @@ READY := .venv/.ready
 help:  ## Show these targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
 
-$(READY): requirements.txt constraints.txt pyproject.toml
+$(READY): requirements.txt constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.10 or 3.11 is needed and was not found:" \
 		"install one from python.org, your package manager, or with 'pyenv install 3.11'," \
 		"or name one as in 'make train PYTHON=/path/to/python3.11'." >&2; exit 1; }

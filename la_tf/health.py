@@ -37,8 +37,8 @@ def expected_values(config: Config, num_examples: int) -> list[str]:
     lines = []
     if config.schedule.ir_epochs:
         lines.append(
-            "IR loss: above ln N at first, while all embeddings are still alike, then below "
-            f"ln N = {math.log(num_examples):.2f} and falling."
+            "IR loss: above ln N at first, while an image is no nearer to its own row than to "
+            f"others, then below ln N = {math.log(num_examples):.2f} and falling."
             if config.objective.ir_loss == "softmax"
             else "IR loss (NCE): falls from the first epoch on."
         )

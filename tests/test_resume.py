@@ -51,15 +51,15 @@ def test_kills_at_random_moments_leave_no_trace(
     tmp_path, uninterrupted, start_tool, tiny_run, newest_checkpoint
 ):
     expected_dir, run_dir = uninterrupted[0], tmp_path / "run"
-    moments, step = random.Random(KILLS), 0
+    moments = random.Random(KILLS)
     for kill in range(KILLS):
         process = start_tool("train", *tiny_run, f"--run_dir={run_dir}")
         if kill % 2:
-            # At any moment: while it starts, restores, trains or exports.
-            time.sleep(moments.uniform(0, 15))
+            # At any moment of its first seconds: while it starts, restores or begins to train.
+            time.sleep(moments.uniform(0, 9))
         else:
             # While it trains, each time a little further.
-            step = wait_for_checkpoint_after(run_dir, min(step, 36), process)
+            wait_for_checkpoint_after(run_dir, 36 * kill // KILLS, process)
             time.sleep(moments.uniform(0, 0.3))
         process.kill()
         process.communicate()
