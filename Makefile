@@ -19,7 +19,7 @@ $(READY): requirements.txt constraints.txt
 		"or name one as in 'make train PYTHON=/path/to/python3.11'." >&2; exit 1; }
 	@echo "making .venv with $(PYTHON) and installing requirements.txt: 4 GB, some minutes ..."
 	@rm -rf .venv && $(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/pip install -qq --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 train: $(READY)  ## Train a recipe; CONFIG=configs/x.flags and ARGS="--data=DIR" choose which.
