@@ -70,6 +70,34 @@ def test_kills_at_random_moments_leave_no_trace(
     assert_same_run(run_dir, expected_dir, newest_checkpoint)
 
 
+def test_every_option_that_has_state_resumes_exactly(
+    tmp_path, start_tool, tiny_run, newest_checkpoint
+):
+    """Noise samples, rounds within an epoch, fresh crops, a plateau that has dropped, bfloat16."""
+    flags = [
+        *tiny_run,
+        "--ir_loss=nce",
+        "--cluster_every_steps=5",
+        "--cluster_input=center_crops",
+        "--plateau_patience=1",
+        "--mixed_precision",
+    ]
+    for name, kill_after in (("straight", None), ("killed", 30)):
+        process = start_tool("train", *flags, f"--run_dir={tmp_path / name}")
+        if kill_after is not None:
+            wait_for_checkpoint_after(tmp_path / name, kill_after, process)
+            process.kill()
+            process.communicate()
+            process = start_tool("train", *flags, f"--run_dir={tmp_path / name}")
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+    records = read_log(tmp_path / "straight" / "metrics.jsonl")
+    rounds = [r["step"] for r in records if r["kind"] == "clustering"]
+    assert rounds == [22, 27, 32, 37, 42]
+    assert [r["step"] for r in records if r["kind"] == "plateau"] == [22]
+    assert_same_run(tmp_path / "killed", tmp_path / "straight", newest_checkpoint)
+
+
 def test_sigterm_saves_before_leaving(
     tmp_path, uninterrupted, start_tool, tiny_run, newest_checkpoint
 ):
