@@ -3,11 +3,58 @@
 import dataclasses
 import math
 
-from la_tf.config import Config, ConfigError
+from la_tf.config import Config, ConfigError, to_dict
 
 PAPER_NUM_EXAMPLES = 1_281_167  # ImageNet's training images, the N of section 4
 PAPER_NUM_CLUSTERS = 30_000  # m of AlexNet and the ResNets, section 4.1
 SMALL_DATA_CLUSTER_SIZE = 5  # members a cluster, see `default_num_clusters`
+
+# (options, what must hold of each, and that in words)
+BOUNDS = (
+    (
+        (
+            "k",
+            "num_clusters",
+            "num_clusterings",
+            "batch_size",
+            "image_size",
+            "dim",
+            "tau",
+            "epochs",
+            "learning_rate",
+            "nce_negatives",
+            "kmeans_iterations",
+            "crop_area_min",
+            "keep_checkpoints",
+            "num_devices",
+            "log_every_steps",
+            "eval_every_epochs",
+        ),
+        lambda value: value > 0,
+        "be a positive number",
+    ),
+    (
+        ("mix", "crop_area_min", "greyscale_probability", "bn_momentum", "momentum"),
+        lambda value: 0 <= value <= 1,
+        "lie between 0 and 1",
+    ),
+    (
+        (
+            "cluster_every_steps",
+            "checkpoint_every_steps",
+            "checkpoint_every_minutes",
+            "plateau_patience",
+            "holdout",
+            "weight_decay",
+            "jitter",
+            "hue_jitter",
+        ),
+        lambda value: value >= 0,
+        "not be negative",
+    ),
+    (("seed",), lambda value: 0 <= value < 2**32, f"lie between 0 and {2**32 - 1}"),
+    (("crop_aspect",), lambda value: value >= 1, "be 1 or more"),
+)
 
 
 def default_num_clusters(num_examples: int) -> int:
@@ -43,6 +90,7 @@ def resolve(config: Config, num_examples: int) -> tuple[Config, list[str]]:
     Raises:
       ConfigError: the recipe cannot be trained on N images.
     """
+    check_bounds(config)
     notes = []
     objective, clustering = config.objective, config.clustering
     if num_examples < config.data.batch_size:
@@ -61,7 +109,6 @@ def resolve(config: Config, num_examples: int) -> tuple[Config, list[str]]:
             f"--num_clusters={m} is more than the {num_examples} training images; "
             f"{default_num_clusters(num_examples)} is this library's choice for that many."
         )
-    _check_bounds(config, k, m)
     return (
         dataclasses.replace(
             config,
@@ -72,53 +119,18 @@ def resolve(config: Config, num_examples: int) -> tuple[Config, list[str]]:
     )
 
 
-def _check_bounds(config: Config, k: int, m: int) -> None:
-    positive = {
-        "k": k,
-        "num_clusters": m,
-        "num_clusterings": config.clustering.num_clusterings,
-        "batch_size": config.data.batch_size,
-        "image_size": config.data.image_size,
-        "dim": config.network.dim,
-        "tau": config.objective.tau,
-        "epochs": config.schedule.epochs,
-        "learning_rate": config.optimizer.learning_rate,
-        "nce_negatives": config.objective.nce_negatives,
-        "kmeans_iterations": config.clustering.kmeans_iterations,
-        "crop_area_min": config.augment.crop_area_min,
-        "keep_checkpoints": config.run.keep_checkpoints,
-        "num_devices": 1 if config.run.num_devices is None else config.run.num_devices,
-        "log_every_steps": config.report.log_every_steps,
-        "eval_every_epochs": config.report.eval_every_epochs,
-    }
-    for name, value in positive.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise ConfigError(f"--{name}={value} must be a positive number.")
-    for name, value in {
-        "mix": config.objective.mix,
-        "crop_area_min": config.augment.crop_area_min,
-        "greyscale_probability": config.augment.greyscale_probability,
-        "bn_momentum": config.network.bn_momentum,
-        "momentum": config.optimizer.momentum,
-    }.items():
-        if not 0 <= value <= 1:
-            raise ConfigError(f"--{name}={value} must lie between 0 and 1.")
-    for name, value in {
-        "cluster_every_steps": config.clustering.cluster_every_steps,
-        "checkpoint_every_steps": config.run.checkpoint_every_steps,
-        "checkpoint_every_minutes": config.run.checkpoint_every_minutes,
-        "plateau_patience": config.optimizer.plateau_patience,
-        "holdout": config.data.holdout,
-        "weight_decay": config.optimizer.weight_decay,
-        "jitter": config.augment.jitter,
-        "hue_jitter": config.augment.hue_jitter,
-    }.items():
-        if not (value >= 0 and math.isfinite(value)):
-            raise ConfigError(f"--{name}={value} must not be negative.")
-    if not 0 <= config.schedule.seed < 2**32:
-        raise ConfigError(f"--seed={config.schedule.seed} must lie between 0 and {2**32 - 1}.")
-    if not config.augment.crop_aspect >= 1:
-        raise ConfigError(f"--crop_aspect={config.augment.crop_aspect} must be 1 or more.")
+def check_bounds(config: Config) -> None:
+    """Checks all that can be known without the data; what is left open passes.
+
+    Raises:
+      ConfigError: an option out of its bounds, by name, or two that exclude each other.
+    """
+    values = {name: v for section in to_dict(config).values() for name, v in section.items()}
+    for names, holds, bound in BOUNDS:
+        for name in names:
+            value = values[name]
+            if value is not None and not (holds(value) and math.isfinite(value)):
+                raise ConfigError(f"--{name}={value} must {bound}.")
     drops = config.optimizer.drop_epochs
     if list(drops) != sorted(set(drops)):
         raise ConfigError(f"--drop_epochs={drops} must rise.")

@@ -27,7 +27,7 @@ from la_tf.evaluation.features import Embedder, pixels
 from la_tf.evaluation.table import Row, table_rows
 from la_tf.export import export_saved_model
 from la_tf.health import HealthMonitor, expected_values
-from la_tf.resolve import resolve
+from la_tf.resolve import check_bounds, resolve
 from la_tf.run_directory import (
     RunDirectory,
     RunError,
@@ -73,6 +73,7 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
       TrainingDiverged: the loss stopped being a number.
       Interrupted: a signal stopped the run after it was saved.
     """
+    check_bounds(config)
     runtime.configure(config.numerics, config.schedule.seed)
     strategy = runtime.make_strategy(config.run)
     train_set, heldout = open_train_and_val(config.data, config.schedule.seed)

@@ -212,6 +212,8 @@ def test_an_image_that_goes_bad_during_training_is_named(tmp_path):
         ({"num_devices": 3, "batch_size": 16}, ConfigError, "evenly over 3"),
         ({"num_devices": 2, "jit_compile": True}, ConfigError, "takes one replica"),
         ({"strategy": "multi_worker_mirrored"}, ConfigError, "needs --worker_hosts"),
+        ({"seed": -1}, ConfigError, "--seed=-1"),
+        ({"num_devices": -1}, ConfigError, "--num_devices=-1"),
         ({"num_clusters": 5000}, ConfigError, "--num_clusters=5000"),
         ({"plateau_patience": 3, "data": "PICTURES"}, ConfigError, "--plateau_patience needs"),
     ],
