@@ -1,0 +1,156 @@
+"""A run opened again to be looked at: its network, its bank, its images; nothing is written."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from la_tf import runtime
+from la_tf.config import Config, ConfigError, NumericsConfig, from_dict
+from la_tf.data.base import Source
+from la_tf.data.checks import check_images
+from la_tf.data.identity import identify
+from la_tf.data.pipeline import steps_per_epoch
+from la_tf.data.sources import open_train_and_val
+from la_tf.networks import build_network
+from la_tf.run_directory import RunError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """What the newest checkpoint of a run holds.
+
+    Attributes:
+      path: the run directory.
+      config: the run's effective configuration.
+      data: sizes and fingerprints of the images it was trained and evaluated on.
+      step: steps done.
+      network: images [B, S, S, 3] -> unit embeddings [B, D], with the trained weights, in float32.
+      bank: [N, D] unit rows, the memory bank.
+    """
+
+    path: pathlib.Path
+    config: Config
+    data: dict[str, Any]
+    step: int
+    network: tf.keras.Model
+    bank: np.ndarray
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done."""
+        return self.step / steps_per_epoch(len(self.bank), self.config.data.batch_size)
+
+    @property
+    def objective(self) -> str:
+        """'LA', or 'IR' for a run that has not left its warm start; 'untrained' at step 0."""
+        if self.step == 0:
+            return "untrained"
+        return "LA" if self.epoch > self.config.schedule.ir_epochs else "IR"
+
+    def holds(self, train_set: Source) -> bool:
+        """Whether these are the images whose rows the bank holds, in its order."""
+        return identify(train_set) == self.data["training set"]
+
+    def untrained_network(self) -> tf.keras.Model:
+        """The network as it was before the first step."""
+        tf.keras.utils.set_random_seed(self.config.schedule.seed)
+        return _build(self.config)
+
+
+def load_run(run_dir: str) -> TrainedRun:
+    """Opens a run by its newest checkpoint.
+
+    Determinism is switched on for the whole process, so that what is measured can be repeated.
+
+    Args:
+      run_dir: as `tools/train.py` made it.
+
+    Raises:
+      RunError: there is no such run, no checkpoint of it, or one that cannot be read.
+    """
+    path = pathlib.Path(run_dir).expanduser()
+    try:
+        stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = from_dict(stored["config"])
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} holds no run: name a run directory that tools/train.py made."
+        ) from None
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path / 'config.json'} cannot be read: {error}") from error
+    checkpoint = tf.train.latest_checkpoint(str(path / "checkpoints"))
+    if checkpoint is None:
+        raise RunError(f"{path} holds no checkpoint: train it first, or restore its checkpoints.")
+    runtime.configure(NumericsConfig(), config.schedule.seed)
+    network = _build(config)
+    try:
+        restored = tf.train.Checkpoint(model=tf.train.Checkpoint(network=network))
+        # Bank, labels and optimizer stay behind: the bank is read as an array below.
+        restored.restore(checkpoint).assert_existing_objects_matched().expect_partial()
+        reader = tf.train.load_checkpoint(checkpoint)
+        bank = reader.get_tensor("model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE")
+        step = reader.get_tensor("model/optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE")
+    except Exception as error:  # a damaged file can break TensorFlow's readers in many ways
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(
+            f"the checkpoint {checkpoint} cannot be read ({reason}): restore it, or remove its "
+            "files to use an older one."
+        ) from error
+    return TrainedRun(path, config, stored["data"], int(step), network, bank)
+
+
+def open_images(
+    run: TrainedRun,
+    data: str | None = None,
+    val_data: str | None = None,
+    holdout: int = 0,
+    say: Callable[[str], None] = print,
+) -> tuple[Source, Source | None]:
+    """The images of a run, or others to evaluate it on.
+
+    Args:
+      run: whose images, and whose `skip_bad_images`.
+      data: other images than the run's, or the run's at another place.
+      val_data: as in training; without `data`, the run's.
+      holdout: as in training; without `data`, the run's.
+      say: takes a sentence about images left out.
+
+    Returns:
+      (train, held out); held out is None where nothing is.
+
+    Raises:
+      DataError: images are missing or unusable, or held-out classes are unknown in training.
+    """
+    config = run.config.data
+    if data is not None:
+        config = dataclasses.replace(config, data=data, val_data=None, holdout=holdout)
+    if val_data is not None:
+        config = dataclasses.replace(config, val_data=val_data)
+    checked = []
+    for source in open_train_and_val(config, run.config.schedule.seed):
+        if source is not None:
+            result = check_images(source, config.skip_bad_images)
+            if result.bad:
+                say(str(result))
+            source = result.source
+        checked.append(source)
+    return tuple(checked)
+
+
+def _build(config: Config) -> tf.keras.Model:
+    network = config.network
+    try:
+        return build_network(
+            network.network,
+            config.data.image_size,
+            network.dim,
+            network.sync_bn,
+            network.bn_momentum,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
