@@ -162,15 +162,23 @@ def center_view(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     Raises:
       tf.errors.InvalidArgumentError: the bytes are no image.
     """
-    short = round(image_size * 256 / 224) if image_size > _SMALL else image_size
-    image = decode(encoded)
+    short = with_margin(image_size) if image_size > _SMALL else image_size
+    image = resize_short_side(decode(encoded), short)
+    top, left = tf.unstack((tf.shape(image)[:2] - image_size) // 2)
+    return normalize(tf.image.crop_to_bounding_box(image, top, left, image_size, image_size))
+
+
+def with_margin(image_size: int) -> int:
+    """The short side of an image out of which crops of `image_size` are cut: 256 for 224."""
+    return round(image_size * 256 / 224)
+
+
+def resize_short_side(image: tf.Tensor, short: int) -> tf.Tensor:
+    """Resizes with the aspect ratio kept: float32 in [0, 255], the shorter side `short` pixels."""
     size = tf.shape(image)[:2]
     scaled = tf.cast(size, tf.float32) * (short / tf.cast(tf.reduce_min(size), tf.float32))
     scaled = tf.cast(tf.round(scaled), tf.int32)
-    image = _resize(image, scaled[0], scaled[1])
-    top, left = tf.unstack((scaled - image_size) // 2)
-    image = tf.image.crop_to_bounding_box(image, top, left, image_size, image_size)
-    return normalize(tf.clip_by_value(image, 0, 255))
+    return tf.clip_by_value(_resize(image, scaled[0], scaled[1]), 0, 255)
 
 
 def _random_crop(encoded: tf.Tensor, seed: tf.Tensor, config: AugmentConfig) -> tf.Tensor:

@@ -92,16 +92,91 @@ def train_dataset(
     Raises:
       DataError: B is not a multiple of R, or N is less than B.
     """
+    return random_dataset(
+        source,
+        lambda encoded, pair: augment_view(encoded, pair, image_size, augment),
+        batch_size=batch_size,
+        seed=seed,
+        start_step=start_step,
+        end_step=end_step,
+        num_replicas=num_replicas,
+        replica_ids=replica_ids,
+    )
+
+
+def random_dataset(
+    source: Source,
+    view: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    end_step: int,
+    num_replicas: int = 1,
+    replica_ids: Sequence[int] = (0,),
+) -> tf.data.Dataset:
+    """`train_dataset` with any random view.
+
+    Args:
+      source: N examples.
+      view: (encoded image, integer [2] seeds) -> float32 [S, S, 3].
+      batch_size: as there, and so are the others.
+      seed: of the order and the views.
+      start_step: first step.
+      end_step: the step after the last.
+      num_replicas: over all processes.
+      replica_ids: the replicas of this process.
+
+    Returns:
+      (index int32 [B/R], view float32 [B/R, S, S, 3]).
+
+    Raises:
+      DataError: B is not a multiple of R, or N is less than B.
+    """
+    examples = example_dataset(
+        source.num_examples,
+        batch_size=batch_size,
+        seed=seed,
+        start_step=start_step,
+        end_step=end_step,
+        num_replicas=num_replicas,
+        replica_ids=replica_ids,
+    )
+
+    def indexed_view(index: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return index, view(source.load(index), view_seed(seed, epoch, index))
+
+    return _map_and_batch(examples, indexed_view, batch_size // num_replicas)
+
+
+def example_dataset(
+    num_examples: int,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    end_step: int,
+    num_replicas: int = 1,
+    replica_ids: Sequence[int] = (0,),
+) -> tf.data.Dataset:
+    """Which examples are seen when, by those replicas; arguments as in `random_dataset`.
+
+    Returns:
+      (index int32 [], epoch int64 []), B/R a step and replica.
+
+    Raises:
+      DataError: B is not a multiple of R, or N is less than B.
+    """
     if batch_size % num_replicas:
         raise DataError(
             f"--batch_size={batch_size} cannot be shared equally by {num_replicas} devices: use a "
             f"multiple of {num_replicas}."
         )
-    steps = steps_per_epoch(source.num_examples, batch_size)
+    steps = steps_per_epoch(num_examples, batch_size)
     slice_size = batch_size // num_replicas
 
     def local_indices(step: np.ndarray) -> np.ndarray:
-        indices = step_indices(source.num_examples, batch_size, seed, int(step))
+        indices = step_indices(num_examples, batch_size, seed, int(step))
         return indices.reshape(num_replicas, slice_size)[list(replica_ids)].reshape(-1)
 
     def examples(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -109,12 +184,7 @@ def train_dataset(
         indices = tf.ensure_shape(indices, [slice_size * len(replica_ids)])
         return indices, tf.fill(tf.shape(indices), step // steps)
 
-    def view(index: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pair = view_seed(seed, epoch, index)
-        return index, augment_view(source.load(index), pair, image_size, augment)
-
-    dataset = tf.data.Dataset.range(start_step, end_step).map(examples).unbatch()
-    return _map_and_batch(dataset, view, slice_size)
+    return tf.data.Dataset.range(start_step, end_step).map(examples).unbatch()
 
 
 def eval_dataset(source: Source, *, image_size: int, batch_size: int) -> tf.data.Dataset:
@@ -128,11 +198,27 @@ def eval_dataset(source: Source, *, image_size: int, batch_size: int) -> tf.data
     Returns:
       (index int32 [B], view float32 [B, S, S, 3]).
     """
+    return ordered_dataset(source, lambda encoded: center_view(encoded, image_size), batch_size)
 
-    def view(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.cast(index, tf.int32), center_view(source.load(index), image_size)
 
-    return _map_and_batch(tf.data.Dataset.range(source.num_examples), view, batch_size)
+def ordered_dataset(
+    source: Source, view: Callable[[tf.Tensor], tf.Tensor], batch_size: int
+) -> tf.data.Dataset:
+    """Any view of all examples, in order.
+
+    Args:
+      source: N examples.
+      view: encoded image -> a tensor of one shape.
+      batch_size: B; the last batch may be smaller.
+
+    Returns:
+      (index int32 [B], view [B, ...]).
+    """
+
+    def indexed_view(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.cast(index, tf.int32), view(source.load(index))
+
+    return _map_and_batch(tf.data.Dataset.range(source.num_examples), indexed_view, batch_size)
 
 
 def _map_and_batch(
