@@ -57,9 +57,10 @@ def test_accuracy_for_several_k_is_that_of_each_alone(unit_rows):
     assert len(set(got.values())) > 1
 
 
-def test_chunks_do_not_change_the_result(unit_rows, monkeypatch):
-    queries, bank = unit_rows(23, 8, 1), unit_rows(50, 8, 2)
-    whole = knn.nearest(queries, bank, 5)
-    monkeypatch.setattr(knn, "CHUNK_BYTES", 4 * 50 * 7)  # seven queries at a time
-    for a, b in zip(whole, knn.nearest(queries, bank, 5), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
+def test_many_queries_against_many_rows_equal_a_full_sort(unit_rows):
+    """More than Faiss takes at once, on either side."""
+    queries, bank = unit_rows(4100, 8, 1), unit_rows(2100, 8, 2)
+    similarities, rows = knn.nearest(queries, bank, 5)
+    expected = -np.sort(-(queries @ bank.T), axis=1)[:, :5]
+    np.testing.assert_allclose(similarities, expected, atol=1e-6)
+    np.testing.assert_allclose(np.einsum("qd,qkd->qk", queries, bank[rows]), expected, atol=1e-6)

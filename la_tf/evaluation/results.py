@@ -64,17 +64,35 @@ def write_evaluation(run_path: pathlib.Path, evaluation: Evaluation) -> pathlib.
     folder = run_path / FOLDER
     file = folder / f"{evaluation.key}.json"
     if file.exists():
-        older = _read(file)
-        if older.fingerprint != evaluation.fingerprint:
-            raise RunError(
-                f"{file} is of other images of the same name: give these another one with --name."
-            )
+        _require_same_images(file, _read(file), evaluation)
     try:
         folder.mkdir(exist_ok=True)
         write_json(file, dataclasses.asdict(evaluation))
     except OSError as error:
         raise RunError(f"{file} cannot be written: {error.strerror}.") from error
     return file
+
+
+def find_evaluation(run_path: pathlib.Path, like: Evaluation) -> Evaluation | None:
+    """The stored result of the same images, network state and settings, if there is one.
+
+    Raises:
+      RunError: a file of that name cannot be read, or is of other images.
+    """
+    file = run_path / FOLDER / f"{like.key}.json"
+    if not file.exists():
+        return None
+    stored = _read(file)
+    _require_same_images(file, stored, like)
+    same = (stored.step, stored.settings) == (like.step, like.settings)
+    return stored if same else None
+
+
+def _require_same_images(file: pathlib.Path, stored: Evaluation, wanted: Evaluation) -> None:
+    if stored.fingerprint != wanted.fingerprint:
+        raise RunError(
+            f"{file} is of other images of the same name: give these another one with --name."
+        )
 
 
 def read_evaluations(run_path: pathlib.Path) -> list[Evaluation]:

@@ -1,0 +1,209 @@
+"""The paper's protocols applied to a run: kNN and linear readouts (section 4.2)."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from la_tf import runtime
+from la_tf.data.base import DataError, Source
+from la_tf.data.identity import identify
+from la_tf.data.pipeline import eval_dataset
+from la_tf.evaluation.features import Embedder, pixels
+from la_tf.evaluation.knn import knn_accuracy
+from la_tf.evaluation.linear import ReadoutConfig, layer_features, pixel_features
+from la_tf.evaluation.readout_training import ReadoutTraining
+from la_tf.evaluation.results import FOLDER, Evaluation, find_evaluation, write_evaluation
+from la_tf.trained import TrainedRun
+
+KS = (200, 1)  # Tables 1 and 2; Tables 4 and 5
+EMBED_BATCH_SIZE = 128
+RAW_PIXELS, UNTRAINED = "raw pixels", "untrained"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a run is evaluated on.
+
+    Attributes:
+      run: the run.
+      train_set: labelled images whose labels are given.
+      heldout: labelled images whose classes are to be found.
+      name: of the data, in tables and file names.
+      say: takes sentences for a person.
+    """
+
+    run: TrainedRun
+    train_set: Source
+    heldout: Source
+    name: str
+    say: Callable[[str], None] = print
+
+    def __post_init__(self):
+        """Checks that there is something to evaluate.
+
+        Raises:
+          DataError: nothing is held out, or labels are missing.
+        """
+        if self.heldout is None:
+            raise DataError(
+                f"{self.train_set.name} has no held-out images: name some with --val_data, or keep "
+                "some out with --holdout."
+            )
+        for source in (self.train_set, self.heldout):
+            if source.labels is None:
+                raise DataError(
+                    f"{source.name} has no labels, and an accuracy needs them: put the images of "
+                    "each class into a folder of its own."
+                )
+
+    def row(self, row: str) -> str:
+        """'trained' as what it is, IR or LA."""
+        return self.run.objective if row == "trained" else row
+
+    def evaluation(self, protocol: str, row: str, accuracy: dict, settings: dict, seconds: float):
+        """An `Evaluation` of this task."""
+        trained = row not in (RAW_PIXELS, UNTRAINED)
+        return Evaluation(
+            protocol=protocol,
+            data=self.name,
+            fingerprint=self.fingerprint,
+            row=row,
+            transfer=not self.run.holds(self.train_set),
+            network=self.run.config.network.network,
+            step=self.run.step if trained else 0,
+            epoch=self.run.epoch if trained else 0.0,
+            accuracy=accuracy,
+            settings=settings,
+            seconds=round(seconds, 1),
+            environment=runtime.environment(),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Of both sets of images."""
+        return "-".join(identify(s)["fingerprint"] for s in (self.train_set, self.heldout))
+
+
+def knn(task: Task, row: str, gallery: str = "auto") -> Evaluation:
+    """kNN accuracy at K = 200 and K = 1, votes weighted by exp(s / tau).
+
+    Args:
+      task: run and images.
+      row: 'trained', 'untrained' or 'raw pixels'.
+      gallery: 'bank' (the ImageNet protocol), 'crops' (outputs for centre crops of the training
+        images, the Places protocol), or 'auto': the bank where it holds these images and the
+        network is the trained one.
+
+    Returns:
+      The result, written to the run directory.
+
+    Raises:
+      DataError: the bank was asked for and holds other images, or no trained network.
+      RunError: the result cannot be written.
+    """
+    started = time.monotonic()
+    run, row = task.run, task.row(row)
+    in_bank = row == run.objective and run.holds(task.train_set)
+    if gallery == "bank" and not in_bank:
+        raise DataError(
+            f"the memory bank has no {row} rows for {task.train_set.name}: use --gallery=crops."
+        )
+    if row == RAW_PIXELS:
+        embed = pixels
+    else:
+        embed = Embedder(run.network if row == run.objective else run.untrained_network())
+    queries = embed(_views(task, task.heldout))
+    from_bank = in_bank and gallery != "crops"
+    keys = run.bank if from_bank else embed(_views(task, task.train_set))
+    if len(keys) < max(KS):
+        task.say(
+            f"{len(keys)} training images are fewer than K = {max(KS)}: all of them vote instead."
+        )
+    labels = task.train_set.labels
+    tau = run.config.objective.tau
+    accuracy = knn_accuracy(queries, task.heldout.labels, keys, labels, KS, tau)
+    settings = {
+        "gallery": "memory bank" if from_bank else "centre crops",
+        "k": [min(k, len(keys)) for k in KS],
+        "tau": tau,
+    }
+    named = {"KNN": accuracy[KS[0]], "KNN K=1": accuracy[KS[1]]}
+    evaluation = task.evaluation("knn", row, named, settings, time.monotonic() - started)
+    write_evaluation(run.path, evaluation)
+    return evaluation
+
+
+def _views(task: Task, source: Source) -> tf.data.Dataset:
+    size = task.run.config.data.image_size
+    return eval_dataset(source, image_size=size, batch_size=EMBED_BATCH_SIZE)
+
+
+def linear(task: Task, row: str, config: ReadoutConfig) -> Evaluation:
+    """Accuracy of linear readouts on conv1 to conv5, or on the pixels.
+
+    Under a strategy, call it in its scope. An unfinished training is taken up again; a finished
+    one of the same settings is not repeated.
+
+    Args:
+      task: run and images.
+      row: 'trained', 'untrained' or 'raw pixels'.
+      config: how the readouts are trained.
+
+    Returns:
+      The result, written to the run directory.
+
+    Raises:
+      DataError: fewer training images than a batch.
+      RunError: an unfinished training has other settings, memory is short, or files cannot be
+        written.
+    """
+    run, row = task.run, task.row(row)
+    settings = _settings(config, len(task.train_set))
+    if row == RAW_PIXELS:
+        features = pixel_features(run.config.data.image_size)
+    else:
+        features = layer_features(run.network if row == run.objective else run.untrained_network())
+    blank = task.evaluation("linear", row, {}, settings, 0.0)
+    done = find_evaluation(run.path, blank)
+    if done is not None:
+        task.say(f"readouts of {row} on {task.name}: trained before, not repeated.")
+        return done
+    training = ReadoutTraining(
+        features,
+        task.train_set,
+        config,
+        run.path / FOLDER / f"{blank.key}.unfinished",
+        {"step": blank.step, "data": blank.fingerprint},
+        say=lambda line: task.say(f"{row}: {line}"),
+    )
+    training.run()
+    accuracy = training.finish(task.heldout)
+    evaluation = dataclasses.replace(blank, accuracy=accuracy, seconds=round(training.seconds, 1))
+    write_evaluation(run.path, evaluation)
+    training.forget()
+    return evaluation
+
+
+def _settings(config: ReadoutConfig, num_examples: int) -> dict:
+    optimizer = config.optimizer
+    return {
+        "epochs": config.epochs,
+        "learning_rate": optimizer.learning_rate,
+        "drop_epochs": list(optimizer.drop_epochs),
+        "momentum": optimizer.momentum,
+        "weight_decay": optimizer.weight_decay,
+        "batch_size": config.batch_size,
+        "crop": config.crop,
+        "crops_validated": 10 if config.flip else 5,
+        "seed": config.seed,
+        "training_images": num_examples,
+    }
+
+
+def default_crop(run: TrainedRun, train_set: Source) -> str:
+    """The crop of supplement B.1: by the network, and by whether these are its own images."""
+    if run.config.network.network == "alexnet" or not run.holds(train_set):
+        return "margin"
+    return "area"

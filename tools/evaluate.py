@@ -1,0 +1,135 @@
+"""Evaluates a run by the paper's protocols (section 4.2).
+
+  python tools/evaluate.py --run_dir=RUN --protocol=knn,linear --baselines
+
+The table stands beside the paper's numbers; RUN/evaluation/ keeps each result as JSON. Readouts
+that were stopped go on when the same command is given again.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags, logging
+
+from la_tf import quiet
+
+quiet.quiet()
+
+from la_tf import runtime  # noqa: E402
+from la_tf.config import ConfigError, OptimizerConfig, RunConfig  # noqa: E402
+from la_tf.data.base import DataError  # noqa: E402
+from la_tf.evaluation import protocols  # noqa: E402
+from la_tf.evaluation.linear import ReadoutConfig  # noqa: E402
+from la_tf.evaluation.results import format_results, read_evaluations, result_table  # noqa: E402
+from la_tf.run_directory import RunError  # noqa: E402
+from la_tf.trained import load_run, open_images  # noqa: E402
+
+_RUN_DIR = flags.DEFINE_string("run_dir", None, "A run of tools/train.py.", required=True)
+_PROTOCOL = flags.DEFINE_list("protocol", ["knn"], "knn, linear, or both: knn,linear.")
+_BASELINES = flags.DEFINE_bool(
+    "baselines", False, "Also evaluate the untrained network and raw pixels."
+)
+_DATA = flags.DEFINE_string(
+    "data", None, "Images as tools/train.py takes them; default those of the run."
+)
+_VAL_DATA = flags.DEFINE_string(
+    "val_data", None, "Held-out images; default what --data itself keeps apart."
+)
+_HOLDOUT = flags.DEFINE_integer("holdout", 0, "With --data: as in tools/train.py.", lower_bound=0)
+_NAME = flags.DEFINE_string("name", None, "Name of the data in tables; default its folder's.")
+_NUM_DEVICES = flags.DEFINE_integer("num_devices", None, "As in tools/train.py.", lower_bound=1)
+
+_GALLERY = flags.DEFINE_enum(
+    "gallery",
+    "auto",
+    ["auto", "bank", "crops"],
+    "kNN: search the memory bank (as for ImageNet), or centre crops of the training images (as for "
+    "Places); auto takes the bank where it holds these images.",
+)
+_EPOCHS = flags.DEFINE_integer("epochs", 90, "Readouts: passes over the images.", lower_bound=1)
+_DROP_EPOCHS = flags.DEFINE_list(
+    "drop_epochs",
+    None,
+    "Readouts: epochs before which the learning rate falls tenfold; default after one and two "
+    "thirds.",
+)
+_LEARNING_RATE = flags.DEFINE_float(
+    "learning_rate", 0.01, "Readouts: initial learning rate.", lower_bound=0
+)
+_WEIGHT_DECAY = flags.DEFINE_float("weight_decay", 1e-4, "Readouts: lambda.", lower_bound=0)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Readouts: images a step.", lower_bound=1)
+_CROP = flags.DEFINE_enum(
+    "crop",
+    "auto",
+    ["auto", "margin", "area"],
+    "Readouts: SxS patches of the image scaled to a short side of S*256/224, or patches of 20 to "
+    "100 % of its area; auto is the paper's choice for network and data (supplement B.1).",
+)
+_CACHE_FEATURES = flags.DEFINE_bool(
+    "cache_features",
+    False,
+    "Readouts: train on the centre crops alone, whose features are computed once and kept in "
+    "memory. Faster, and not the paper's protocol.",
+)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the protocols and prints the table."""
+    del argv
+    logging.set_verbosity(logging.ERROR)  # app.run has just made the libraries talkative
+    try:
+        _evaluate()
+    except (ConfigError, DataError, RunError) as error:
+        sys.exit(f"evaluate: {error}")
+    except KeyboardInterrupt:
+        sys.exit("evaluate: stopped; the same command goes on.")
+
+
+def _evaluate() -> None:
+    if unknown := sorted(set(_PROTOCOL.value) - {"knn", "linear"}):
+        raise ConfigError(f"--protocol={unknown[0]} is not one of knn and linear.")
+    with runtime.make_strategy(RunConfig(num_devices=_NUM_DEVICES.value)).scope():
+        run = load_run(_RUN_DIR.value)
+        train_set, heldout = open_images(run, _DATA.value, _VAL_DATA.value, _HOLDOUT.value)
+        name = _NAME.value or _name_of(_DATA.value or run.config.data.data)
+        task = protocols.Task(run, train_set, heldout, name)
+        rows = ("raw pixels", "untrained", "trained") if _BASELINES.value else ("trained",)
+        if "knn" in _PROTOCOL.value:
+            for row in rows:
+                protocols.knn(task, row, _GALLERY.value if row == "trained" else "auto")
+        if "linear" in _PROTOCOL.value:
+            config = _readout_config(run, train_set)
+            for row in rows:
+                protocols.linear(task, row, config)
+    print(f"\n{name}: top-1 accuracy in percent\n")
+    print(format_results(result_table(read_evaluations(run.path), name)))
+
+
+def _readout_config(run, train_set) -> ReadoutConfig:
+    try:
+        drops = [int(e) for e in _DROP_EPOCHS.value or ()]
+    except ValueError:
+        raise ConfigError("--drop_epochs must be whole numbers, as in 30,60.") from None
+    if _DROP_EPOCHS.value is None:
+        drops = sorted({_EPOCHS.value * part // 3 for part in (1, 2)} - {0})
+    crop = _CROP.value if _CROP.value != "auto" else protocols.default_crop(run, train_set)
+    return ReadoutConfig(
+        OptimizerConfig(
+            learning_rate=_LEARNING_RATE.value,
+            weight_decay=_WEIGHT_DECAY.value,
+            drop_epochs=tuple(drops),
+        ),
+        epochs=_EPOCHS.value,
+        batch_size=_BATCH_SIZE.value,
+        crop="center" if _CACHE_FEATURES.value else crop,
+        flip=run.config.augment.flip,
+        seed=run.config.schedule.seed,
+    )
+
+
+def _name_of(data: str) -> str:
+    return pathlib.Path(data.replace(":", "-")).name
+
+
+if __name__ == "__main__":
+    app.run(main)
