@@ -143,6 +143,11 @@ ROWS = (
 )
 
 
+# Networks of our own -> the paper's network that is most like them: five convolutions each.
+CLOSEST = {"smallnet": "alexnet"}
+
+
 def paper_rows(network: str) -> tuple[PaperRow, ...]:
-    """The paper's rows for a network, in its order; none for a network it does not have."""
-    return tuple(row for row in ROWS if row.network == network)
+    """The paper's rows for a network, or for its closest relative there, in the paper's order."""
+    name = CLOSEST.get(network, network)
+    return tuple(row for row in ROWS if row.network == name)

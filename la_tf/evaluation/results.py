@@ -14,6 +14,8 @@ READOUTS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 COLUMNS = (*READOUTS, "KNN", "KNN K=1")
 # What stands in a table for the rows of one run, after the rows of the paper.
 ROWS = ("raw pixels", "untrained", "IR", "LA")
+# Of the paper's methods those with a counterpart here, and its clustering baseline.
+PAPER_METHODS = ("Random", "IR", "IR (with BN)", "DC", "LA")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +135,11 @@ def result_table(evaluations: list[Evaluation], data: str) -> list[TableRow]:
     """
     ours = [e for e in evaluations if e.data == data]
     transfer = any(e.transfer for e in ours)
+    images = "Places" if transfer else "ImageNet"
     rows = [
-        TableRow(f"{row.method} ({'Places' if transfer else 'ImageNet'}, paper)", values, True)
+        TableRow(f"{row.method}, {row.network}, {images} (paper)", values, True)
         for row in paper_rows(ours[0].network if ours else "")
-        if (values := _paper_values(row, transfer))
+        if row.method in PAPER_METHODS and (values := _paper_values(row, transfer))
     ]
     for name in ROWS:
         values = {}

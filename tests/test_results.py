@@ -1,0 +1,131 @@
+"""Result files and the table, against numbers typed from the paper."""
+
+import dataclasses
+import json
+
+import pytest
+
+from la_tf.evaluation.paper import ROWS as PAPER
+from la_tf.evaluation.results import (
+    Evaluation,
+    find_evaluation,
+    format_results,
+    read_evaluations,
+    result_table,
+    write_evaluation,
+)
+from la_tf.run_directory import RunError
+
+KNN = Evaluation(
+    protocol="knn",
+    data="cifar10",
+    fingerprint="a-b",
+    row="LA",
+    transfer=False,
+    network="alexnet",
+    step=700,
+    epoch=7.0,
+    accuracy={"KNN": 0.5, "KNN K=1": 0.4321},
+    settings={"gallery": "memory bank", "k": [200, 1], "tau": 0.07},
+    seconds=3.0,
+    environment={"cpu": "a CPU"},
+)
+LINEAR = dataclasses.replace(
+    KNN,
+    protocol="linear",
+    accuracy={f"conv{i}": i / 10 for i in range(1, 6)},
+    settings={"epochs": 90},
+)
+UNTRAINED = dataclasses.replace(KNN, row="untrained", step=0, accuracy={"KNN": 0.1})
+
+
+def test_what_is_written_is_read_again_in_the_order_of_the_table(tmp_path):
+    for evaluation in (LINEAR, UNTRAINED, KNN):
+        file = write_evaluation(tmp_path, evaluation)
+        assert json.loads(file.read_text())["accuracy"] == evaluation.accuracy
+    found = read_evaluations(tmp_path)
+    assert found[0] == UNTRAINED and sorted(e.protocol for e in found[1:]) == ["knn", "linear"]
+    assert all(e in (KNN, LINEAR) for e in found[1:])
+    assert read_evaluations(tmp_path / "nothing") == []
+
+
+def test_a_result_replaces_an_older_one_but_never_one_of_other_images(tmp_path):
+    write_evaluation(tmp_path, KNN)
+    later = dataclasses.replace(KNN, step=800, accuracy={"KNN": 0.6})
+    write_evaluation(tmp_path, later)
+    assert read_evaluations(tmp_path) == [later]
+    with pytest.raises(RunError, match="other images of the same name.*--name"):
+        write_evaluation(tmp_path, dataclasses.replace(KNN, fingerprint="a-c"))
+    assert read_evaluations(tmp_path) == [later]
+
+
+def test_a_result_is_found_again_by_images_step_and_settings(tmp_path):
+    assert find_evaluation(tmp_path, LINEAR) is None
+    write_evaluation(tmp_path, LINEAR)
+    assert find_evaluation(tmp_path, dataclasses.replace(LINEAR, accuracy={})) == LINEAR
+    for change in ({"step": 701}, {"settings": {"epochs": 30}}):
+        assert find_evaluation(tmp_path, dataclasses.replace(LINEAR, **change)) is None
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    file = write_evaluation(tmp_path, KNN)
+    file.write_text("{}")
+    with pytest.raises(RunError, match=str(file)):
+        read_evaluations(tmp_path)
+
+
+def test_the_table_has_the_papers_rows_then_ours():
+    rows = result_table([UNTRAINED, KNN, LINEAR], "cifar10")
+    assert [row.name for row in rows] == [
+        "Random, alexnet, ImageNet (paper)",
+        "IR, alexnet, ImageNet (paper)",
+        "IR (with BN), alexnet, ImageNet (paper)",
+        "DC, alexnet, ImageNet (paper)",
+        "LA, alexnet, ImageNet (paper)",
+        "untrained",
+        "LA",
+    ]
+    assert [row.of_paper for row in rows] == [True] * 5 + [False] * 2
+    # Table 1, typed again from the paper.
+    assert rows[4].values == dict(
+        conv1=18.7, conv2=32.7, conv3=38.1, conv4=42.3, conv5=42.4, KNN=38.1
+    )
+    assert rows[0].values["KNN"] == 3.5 and "KNN" not in rows[3].values
+    ours = rows[-1].values
+    assert ours["conv3"] == pytest.approx(30.0) and ours["KNN K=1"] == pytest.approx(43.21)
+
+
+def test_beside_other_images_stand_the_places_numbers():
+    transfer = dataclasses.replace(KNN, network="resnet50", data="sun18", transfer=True)
+    rows = result_table([transfer, LINEAR], "sun18")
+    la = next(row for row in rows if row.name == "LA, resnet50, Places (paper)")
+    # Table 2, and Table 2 of the supplement.
+    assert la.values == dict(conv1=10.3, conv2=26.4, conv3=39.9, conv4=47.2, conv5=50.1, KNN=42.4)
+    assert rows[-1].values == {"KNN": 50.0, "KNN K=1": pytest.approx(43.21)}
+
+
+def test_a_network_of_our_own_stands_beside_its_closest_relative():
+    small = dataclasses.replace(KNN, network="smallnet")
+    names = [row.name for row in result_table([small], "cifar10")]
+    assert "LA, alexnet, ImageNet (paper)" in names
+
+
+def test_the_text_has_the_columns_that_have_numbers():
+    text = format_results(result_table([KNN], "cifar10"))
+    head, *_, last = text.splitlines()
+    assert head.split() == ["conv1", "conv2", "conv3", "conv4", "conv5", "KNN", "KNN", "K=1"]
+    assert last.split() == ["LA", "-", "-", "-", "-", "-", "50.0", "43.2"]
+    assert len({len(line) for line in text.splitlines()}) == 1
+
+
+# Sums over conv1 to conv5, from the text of Tables 1 and 2 and not from paper.py.
+TABLE_1 = [76.0, 131.0, 133.3, 146.2, 141.1, 150.4, 144.8, 162.0, 164.5, 174.2]
+TABLE_1 += [139.8, 149.4, 191.2, 168.1] + [149.2, 155.7, 163.8] + [153.6, 179.5, 182.0]
+TABLE_2 = [92.4, 141.9, 143.5, 156.7, 152.6, 143.1, 168.7, 166.5, 169.4]
+TABLE_2 += [140.3, 152.6, 183.4, 171.9] + [146.0, 151.6, 172.4] + [157.7, 166.6, 173.9]
+
+
+def test_the_papers_rows_add_up_to_what_its_tables_do():
+    assert [sum(row.imagenet) for row in PAPER] == pytest.approx(TABLE_1)
+    assert [sum(row.places) for row in PAPER if row.places] == pytest.approx(TABLE_2)
+    assert [row.method for row in PAPER if not row.places] == ["Count"]
