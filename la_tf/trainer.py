@@ -5,40 +5,22 @@ import pathlib
 import shutil
 from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
 from la_tf import runtime
 from la_tf.building import build_model
-from la_tf.callbacks.checkpoint import Checkpointing
-from la_tf.callbacks.clustering import ClusteringCallback
-from la_tf.callbacks.knn import KNNCallback, named
-from la_tf.callbacks.milestones import Milestones
-from la_tf.callbacks.progress import Progress
-from la_tf.callbacks.tensorboard import TensorBoardScalars
-from la_tf.callbacks.train_log import TrainLog
-from la_tf.config import Config, ConfigError
+from la_tf.callbacks.assembly import RunCallbacks
+from la_tf.config import Config
 from la_tf.data.base import DataError, Source
 from la_tf.data.checks import check_images, find_bad_images
 from la_tf.data.identity import identify
-from la_tf.data.pipeline import eval_dataset, step_indices, steps_per_epoch, train_dataset
+from la_tf.data.pipeline import step_indices, steps_per_epoch, train_dataset
 from la_tf.data.sources import open_train_and_val
-from la_tf.evaluation.features import Embedder, pixels
 from la_tf.evaluation.table import Row, table_rows
 from la_tf.export import export_saved_model
-from la_tf.health import HealthMonitor, expected_values
+from la_tf.health import expected_values
 from la_tf.resolve import check_bounds, resolve
-from la_tf.run_directory import (
-    RunDirectory,
-    RunError,
-    RunLog,
-    default_run_dir,
-    read_log,
-    require_space,
-)
-from la_tf.schedules import Plateau
-
-EVAL_BATCH_SIZE = 128
+from la_tf.run_directory import RunDirectory, RunError, default_run_dir, read_log, require_space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,102 +112,22 @@ class _Run:
         self.train_set = train_set
         self.heldout = heldout
         self.path = directory.path
-        self.chief_path = pathlib.Path(config.run.run_dir or default_run_dir(config))
         self.say = say
         self.steps_per_epoch = steps_per_epoch(train_set.num_examples, config.data.batch_size)
         self.total_steps = self.steps_per_epoch * config.schedule.epochs
         with strategy.scope():
             self.model = build_model(config, train_set.num_examples, self.steps_per_epoch)
-        self.embedder = Embedder(self.model.network)
-        self._build_callbacks()
-
-    @property
-    def _evaluates(self) -> bool:
-        return (
-            self.heldout is not None
-            and self.heldout.labels is not None
-            and self.train_set.labels is not None
-        )
-
-    def _build_callbacks(self) -> None:
-        config, spe = self.config, self.steps_per_epoch
-        self.progress = Progress(self.total_steps, spe, config.data.batch_size)
-        self.scalars = TensorBoardScalars(self.path / "tensorboard")
-        monitor = HealthMonitor(config.network.dim, self.progress.say)
-        self.log = RunLog(self.path / "metrics.jsonl", [monitor, self.scalars, self.progress])
-        self.timing = RunLog(self.path / "timing.jsonl", [self.scalars, self.progress])
-        patience = config.optimizer.plateau_patience
-        plateau = Plateau(self.model.optimizer, patience) if patience else None
-        self.knn = self.milestones = None
-        if self._evaluates:
-            self.knn = KNNCallback(
-                embed_heldout=lambda: self._embed(self.heldout),
-                heldout_labels=self.heldout.labels,
-                train_labels=self.train_set.labels,
-                steps_per_epoch=spe,
-                every_epochs=config.report.eval_every_epochs,
-                last_epoch=config.schedule.epochs,
-                log=self.log,
-                tau=config.objective.tau,
-                plateau=plateau,
-            )
-            if config.report.baselines:
-                self.milestones = self._build_milestones()
-        elif plateau is not None:
-            raise ConfigError(
-                "--plateau_patience needs labelled held-out images: give --val_data or --holdout."
-            )
-        self.checkpointing = Checkpointing(
+        chief_path = pathlib.Path(config.run.run_dir or default_run_dir(config))
+        self.callbacks = RunCallbacks(
+            config,
             self.model,
-            self.path / "checkpoints",
-            log=self.log,
-            steps_per_epoch=spe,
-            every_steps=config.run.checkpoint_every_steps,
-            every_minutes=config.run.checkpoint_every_minutes,
-            keep=config.run.keep_checkpoints,
-            restore_from=self.chief_path / "checkpoints",
-            alone=runtime.num_workers(self.strategy) == 1,
-            **({"plateau": plateau} if plateau else {}),
+            train_set,
+            heldout,
+            path=directory.path,
+            restore_from=chief_path / "checkpoints",
         )
-        clustering = ClusteringCallback(
-            config.clustering,
-            warm_start_steps=self.model.warm_start_steps,
-            steps_per_epoch=spe,
-            seed=config.schedule.seed,
-            log=self.log,
-            timing=self.timing,
-            center_crop_embeddings=lambda: self._embed(self.train_set),
-        )
-        train_log = TrainLog(
-            log=self.log,
-            timing=self.timing,
-            every=config.report.log_every_steps,
-            steps_per_epoch=spe,
-            batch_size=config.data.batch_size,
-        )
-        optional = [callback for callback in (self.knn, self.milestones) if callback]
-        self.callbacks = [self.progress, clustering, train_log, *optional, self.checkpointing]
-
-    def _build_milestones(self) -> Milestones:
-        both = (self.train_set, self.heldout)
-        return Milestones(
-            embed=lambda: [self._embed(source) for source in both],
-            raw_pixels=lambda: [pixels(self._views(source)) for source in both],
-            train_labels=self.train_set.labels,
-            heldout_labels=self.heldout.labels,
-            last_epoch=self.config.schedule.epochs,
-            steps_per_epoch=self.steps_per_epoch,
-            log=self.log,
-            tau=self.config.objective.tau,
-        )
-
-    def _views(self, source: Source) -> tf.data.Dataset:
-        return eval_dataset(
-            source, image_size=self.config.data.image_size, batch_size=EVAL_BATCH_SIZE
-        )
-
-    def _embed(self, source: Source) -> np.ndarray:
-        return self.embedder(self._views(source))
+        self.log = self.callbacks.log
+        self.checkpointing = self.callbacks.checkpointing
 
     def train(self) -> Result:
         """Checks, trains what is left to train, exports, and collects the table."""
@@ -236,6 +138,7 @@ class _Run:
             require_space(
                 self.path, self.checkpointing.num_bytes() * (self.config.run.keep_checkpoints + 1)
             )
+            self.callbacks.show_images()
             self._announce()
             self._first_minute()
         else:
@@ -253,8 +156,7 @@ class _Run:
             self._explain_bad_images(error)
             raise
         finally:
-            self.progress.close()
-            self.scalars.flush()
+            self.callbacks.close()
         return self._finish()
 
     def _announce(self) -> None:
@@ -270,17 +172,14 @@ class _Run:
                 "this machine has a GPU that TensorFlow does not see: install "
                 "requirements-gpu.txt to use it."
             )
-        if not self._evaluates:
+        if not self.callbacks.evaluates:
             self.say("no labelled held-out images: training goes without kNN evaluation.")
         for line in expected_values(config, count):
             self.say(line)
 
     def _first_minute(self) -> None:
         """Runs evaluator, export and checkpoint once, so that they fail now or never."""
-        if self.milestones:
-            self.milestones.before_training()
-        if self.knn:
-            self.log.write("knn", 0, 0, **named(self.knn.evaluate(self.model)))
+        self.callbacks.before_training()
         trial = self.path / "export.trial"
         self._export(trial)
         shutil.rmtree(trial)
@@ -317,7 +216,7 @@ class _Run:
             initial_epoch=first,
             epochs=last,
             steps_per_epoch=steps,
-            callbacks=self.callbacks,
+            callbacks=self.callbacks.in_order,
             verbose=0,
         )
 

@@ -105,3 +105,12 @@ def newest_checkpoint():
         }
 
     return load
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory, run_tool, tiny_run) -> pathlib.Path:
+    """Run directory of a tiny run, trained once; copy it before writing into it."""
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    code, _, stderr = run_tool("train", *tiny_run, f"--run_dir={run_dir}")
+    assert code == 0, stderr
+    return run_dir

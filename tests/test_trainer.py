@@ -78,6 +78,7 @@ def test_a_run_directory_is_the_record(unlabelled_run):
         "timing.jsonl",
         "tensorboard",
         "checkpoints",
+        "figures",
         "export",
         "lock",
     }
@@ -87,7 +88,10 @@ def test_a_run_directory_is_the_record(unlabelled_run):
         for event in tf.compat.v1.train.summary_iterator(str(events[0]))
         for value in event.summary.value
     }
-    assert {"train/loss", "clustering/inertia", "throughput/images_per_second"} <= tags
+    scalars = {"train/loss", "clustering/inertia", "throughput/images_per_second"}
+    assert scalars | {"density/local", "density/background", "augmented_views"} <= tags
+    projector = {path.name for path in (result.run_dir / "tensorboard").glob("*.tsv")}
+    assert projector == {"projector_metadata.tsv", "bank_end_of_IR.tsv", "bank_end_of_LA.tsv"}
 
 
 def test_the_exported_model_embeds_pictures_of_any_kind_and_size(unlabelled_run, pictures):

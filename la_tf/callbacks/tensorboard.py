@@ -1,17 +1,20 @@
-"""Mirrors a run's records to TensorBoard."""
+"""Mirrors a run's records to TensorBoard, and shows how the bank spreads."""
 
-import pathlib
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+from la_tf.callbacks.base import StepCallback
+from la_tf.evaluation.density import densities
 
 
 class TensorBoardScalars:
     """A listener for `RunLog`: every number of a record becomes a scalar named kind/number."""
 
-    def __init__(self, directory: pathlib.Path):
-        """Opens an event file in `directory`."""
-        self._writer = tf.summary.create_file_writer(str(directory))
+    def __init__(self, writer: tf.summary.SummaryWriter):
+        """`writer` takes the scalars."""
+        self._writer = writer
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Takes any record of a run."""
@@ -20,6 +23,53 @@ class TensorBoardScalars:
                 if isinstance(value, (int, float)) and name not in ("step", "epoch"):
                     tf.summary.scalar(f"{record['kind']}/{name}", value)
 
-    def flush(self) -> None:
-        """Writes out what is buffered."""
-        self._writer.flush()
+
+class DensityHistograms(StepCallback):
+    """Local and background density in the bank (Figure 2), as histograms over a sample of rows."""
+
+    def __init__(
+        self,
+        writer: tf.summary.SummaryWriter,
+        rows: np.ndarray,
+        *,
+        steps_per_epoch: int,
+        every_epochs: int,
+        last_epoch: int,
+    ):
+        """Describes what to show, and when: as often as the held-out kNN.
+
+        Args:
+          writer: takes the histograms.
+          rows: [R] the rows whose densities are shown.
+          steps_per_epoch: steps of one epoch.
+          every_epochs: epochs between histograms.
+          last_epoch: epochs in total; the last is always shown.
+        """
+        super().__init__(steps_per_epoch)
+        self.writer = writer
+        self.rows = rows
+        self.every_epochs = every_epochs
+        self.last_epoch = last_epoch
+
+    def write(self, model: tf.keras.Model) -> None:
+        """Shows the bank of `model` as it is."""
+        found = densities(model.bank.vectors.numpy(), self.rows)
+        first, last = found.background_ranks
+        sample = f"of {len(self.rows)} images in the memory bank"
+        with self.writer.as_default(step=self.step):
+            tf.summary.histogram(
+                "density/local",
+                found.local,
+                description=f"Mean similarity {sample} to their {found.local_count} nearest.",
+            )
+            tf.summary.histogram(
+                "density/background",
+                found.background,
+                description=f"Mean similarity {sample} to their neighbours {first} to {last}.",
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes when due, and always at the ends of the warm start and of the run."""
+        at_end = self.step == self.model.warm_start_steps or epoch + 1 == self.last_epoch
+        if at_end or (epoch + 1) % self.every_epochs == 0:
+            self.write(self.model)

@@ -1,0 +1,263 @@
+"""Runs and the paper's rows side by side, from the JSON files of run directories alone."""
+
+import csv
+import io
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from la_tf.config import Config, from_dict
+from la_tf.evaluation.paper import paper_rows
+from la_tf.evaluation.results import READOUTS, Evaluation, read_evaluations
+from la_tf.run_directory import Record, RunError, read_log
+
+KNN, KNN1, PIXELS = "KNN", "KNN K=1", "pixels"
+BANK, CROPS = "memory bank", "centre crops"
+ACCURACIES = (*READOUTS, KNN, KNN1, PIXELS)
+COLUMNS = (
+    *("run", "network", "data", "objective", "epochs", "batch", "k", "H", "m"),
+    *(*ACCURACIES, "gallery", "git commit", "hours", "hardware"),
+)
+HEADINGS = {KNN: "KNN (K=200)"}
+FOOTNOTE = (
+    "Accuracies are top-1 in percent. k, H and m stand where Local Aggregation used them. Hours "
+    "are training steps and clustering; work repeated after a stop counts, evaluation does not. "
+    "What is marked (paper) was not measured here."
+)
+FORMATS = ("markdown", "csv")
+CLOSEST_IN_PAPER = {"smallnet": "alexnet"}
+
+_DECIMALS = {"hours": 2, **dict.fromkeys(ACCURACIES, 1)}
+_TRAINED = ("IR", "LA")
+_COMMIT_DIGITS = 10
+# H and m of each network's LA row, and what all of them share (section 4.1).
+_PAPER_CLUSTERS = {
+    "alexnet": (3, 30_000),
+    "vgg16": (6, 10_000),
+    "resnet18": (10, 30_000),
+    "resnet50": (10, 30_000),
+}
+_PAPER_BATCH, _PAPER_K = 128, 4096
+
+# Column -> percent, number or text; a column that a line lacks is unknown or does not apply.
+Line = dict[str, Any]
+
+
+def comparison(run_dirs: Iterable[str]) -> list[Line]:
+    """The lines of several runs, then the paper's rows for their networks.
+
+    A run has a line for each data set, row and step that it was evaluated on; without any
+    evaluation it has one, with the last kNN accuracy of its training. Beside evaluations on the
+    images of training stand the paper's ImageNet rows (Table 1), beside others its Places rows
+    (Table 2 there and in the supplement).
+
+    Args:
+      run_dirs: as `tools/train.py` made them, finished or not.
+
+    Raises:
+      RunError: some are no runs, or cannot be read; one sentence each, a sentence a line.
+    """
+    lines, problems = [], []
+    tables: dict[tuple[str, bool], None] = {}  # (network, transfer), in the order they occur
+    for run_dir in run_dirs:
+        try:
+            found = _run_lines(run_dir)
+        except RunError as error:
+            problems.append(str(error))
+        # What a file that is not as `tools/train.py` writes it can raise.
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            problems.append(f"{run_dir} is damaged or of another version ({reason}).")
+        else:
+            lines += [line for line, _ in found]
+            tables |= dict.fromkeys((line["network"], transfer) for line, transfer in found)
+    if problems:
+        raise RunError("\n".join(problems))
+    return lines + _paper_lines(list(tables))
+
+
+def hours(timing: list[Record], config: Config, steps_per_epoch: int, step: int) -> float:
+    """Hours that training up to a step took: steps, with waiting for data, and clustering.
+
+    Work repeated after a stop counts each time, to a logging interval: the log does not say how
+    many steps a run had done when it was killed, nor at which it resumed.
+
+    Args:
+      timing: records of timing.jsonl.
+      config: of the run.
+      steps_per_epoch: steps of one epoch.
+      step: records of later steps do not count.
+    """
+    every, seconds = config.report.log_every_steps, 0.0
+    for record in timing:
+        if record["kind"] == "throughput" and record["step"] <= step:
+            # A record is written every few steps, counted from the beginning of each epoch.
+            steps = (record["step"] - 1) % steps_per_epoch % every + 1
+            seconds += steps * config.data.batch_size / record["images_per_second"]
+        elif record["kind"] == "clustering" and record["step"] <= step:
+            seconds += record["seconds"]
+    return seconds / 3600
+
+
+def format_markdown(lines: Sequence[Line]) -> str:
+    """A Markdown table with its footnote; '-' is what is unknown or does not apply."""
+    columns = _columns(lines)
+    cells = [[_markdown(_text(line, column)) for column in columns] for line in lines]
+    headings = [HEADINGS.get(column, column) for column in columns]
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    rule = ["-" * width for width in widths]
+    table = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in (headings, rule, *cells)
+    ]
+    return "\n".join([*table, "", FOOTNOTE]) + "\n"
+
+
+def format_csv(lines: Sequence[Line]) -> str:
+    """The table as CSV with a head; what is unknown or does not apply is empty."""
+    columns = _columns(lines)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([HEADINGS.get(column, column) for column in columns])
+    writer.writerows([_text(line, column) for column in columns] for line in lines)
+    return buffer.getvalue()
+
+
+def _columns(lines: Sequence[Line]) -> list[str]:
+    """All columns; that of readouts on raw pixels only where there are any."""
+    return [c for c in COLUMNS if c != PIXELS or any(c in line for line in lines)]
+
+
+def _text(line: Line, column: str) -> str:
+    value = line.get(column)
+    if value is None:
+        return ""
+    if column == "epochs":
+        return f"{round(value, 2):g}"
+    return f"{value:.{_DECIMALS[column]}f}" if column in _DECIMALS else str(value)
+
+
+def _markdown(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") or "-"
+
+
+def _run_lines(run_dir: str) -> list[tuple[Line, bool]]:
+    """The lines of one run, each with whether its images are others than those of training."""
+    path = pathlib.Path(run_dir).expanduser()
+    config, count = _read_config(path)
+    # A start that failed may have had less than a batch.
+    per_epoch = max(1, count // config.data.batch_size)
+    groups: dict[tuple, list[Evaluation]] = {}
+    for e in read_evaluations(path):
+        groups.setdefault((e.data, e.fingerprint, e.row, e.step), []).append(e)
+    # (line, step, transfer)
+    found = [(_evaluated(group), group[0].step, group[0].transfer) for group in groups.values()]
+    if not found:
+        found = [(*_logged(config, _read_log(path / "metrics.jsonl"), per_epoch), False)]
+    timing = _read_log(path / "timing.jsonl")
+    machine = _machine(path)
+    for line, step, _ in found:
+        line |= {"run": run_dir, "network": config.network.network, **machine}
+        if line["objective"] in _TRAINED:
+            line["batch"] = config.data.batch_size
+            if timing:
+                line["hours"] = hours(timing, config, per_epoch, step)
+        if line["objective"] == "LA":
+            line["k"] = config.objective.k
+            line["H"] = config.clustering.num_clusterings
+            line["m"] = config.clustering.num_clusters
+    return [(line, transfer) for line, _, transfer in found]
+
+
+def _evaluated(group: list[Evaluation]) -> Line:
+    """One line of all protocols on one data set, row and step."""
+    first = group[0]
+    line = {"data": first.data, "objective": first.row, "epochs": first.epoch}
+    for evaluation in group:
+        line |= {c: 100 * share for c, share in evaluation.accuracy.items()}
+        if "gallery" in evaluation.settings:
+            line["gallery"] = evaluation.settings["gallery"]
+    return line
+
+
+def _logged(config: Config, log: list[Record], per_epoch: int) -> tuple[Line, int]:
+    """The line of a run without evaluations, and its steps done."""
+    step = log[-1]["step"] if log else 0
+    objective = "LA" if step > config.schedule.ir_epochs * per_epoch else "IR"
+    line = {
+        "data": pathlib.Path(config.data.data.replace(":", "-")).name,
+        "objective": objective if step else "untrained",
+        "epochs": step / per_epoch,
+    }
+    if found := [record for record in log if record["kind"] == "knn"]:
+        newest = found[-1]
+        line |= {KNN: 100 * newest["knn200"], KNN1: 100 * newest["knn1"], "gallery": BANK}
+        if newest["step"] != step:
+            line["gallery"] += f" of epoch {newest['epoch']}"
+    return line, step
+
+
+def _machine(path: pathlib.Path) -> Line:
+    """Commits and hardware of all starts, each once."""
+    file = path / "environment.json"
+    if not file.exists():
+        return {}
+    starts = _read_json(file)
+    commits, hardware = {}, {}  # as ordered sets
+    for start in starts:
+        if start["git_commit"]:
+            commits[_short(start["git_commit"])] = None
+        cores = f"{start['cpu_cores']} cores of {start['cpu']}"
+        devices = ", ".join(dict.fromkeys(start["gpus"])) or cores
+        replicas = start.get("replicas", 1)
+        hardware[f"{replicas} x {devices}" if replicas > 1 else devices] = None
+    return {"git commit": ", ".join(commits), "hardware": ", ".join(hardware)}
+
+
+def _short(commit: str) -> str:
+    return commit[:_COMMIT_DIGITS] + ("+" if commit.endswith("+") else "")
+
+
+def _paper_lines(tables: Iterable[tuple[str, bool]]) -> list[Line]:
+    """The paper's rows for (network, transfer) pairs."""
+    wanted = {}  # (network of the paper, transfer) -> what to call it
+    for network, transfer in tables:
+        relative = CLOSEST_IN_PAPER.get(network)
+        if relative is None:
+            wanted[network, transfer] = network
+        else:
+            wanted.setdefault((relative, transfer), f"{relative} (closest to {network})")
+    lines = []
+    for (network, transfer), name in wanted.items():
+        for row in paper_rows(network):
+            line = {"run": "(paper)", "network": name, "objective": row.method}
+            readouts = row.places if transfer else row.imagenet
+            knn = row.places_knn if transfer else row.imagenet_knn
+            if readouts is None:
+                continue
+            line["data"] = "Places" if transfer else "ImageNet"
+            line |= dict(zip(READOUTS, readouts, strict=True))
+            if knn is not None:
+                line |= {KNN: knn, "gallery": CROPS if transfer else BANK}
+            if row.method == "LA":
+                line |= {"batch": _PAPER_BATCH, "k": _PAPER_K}
+                line["H"], line["m"] = _PAPER_CLUSTERS[network]
+            lines.append(line)
+    return lines
+
+
+def _read_config(path: pathlib.Path) -> tuple[Config, int]:
+    """The configuration of a run and N."""
+    if not (path / "config.json").exists():
+        raise RunError(f"{path} holds no run: name a run directory that tools/train.py made.")
+    stored = _read_json(path / "config.json")
+    return from_dict(stored["config"]), stored["data"]["training set"]["examples"]
+
+
+def _read_json(path: pathlib.Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _read_log(path: pathlib.Path) -> list[Record]:
+    return read_log(path) if path.exists() else []

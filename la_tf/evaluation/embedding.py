@@ -1,0 +1,147 @@
+"""Models that embed whole sets of images: the network of a run, or an export."""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from la_tf import runtime
+from la_tf.config import DataConfig, NumericsConfig
+from la_tf.data.base import DataError, Source
+from la_tf.data.checks import check_images
+from la_tf.data.pipeline import eval_dataset
+from la_tf.data.sources import open_train_and_val
+from la_tf.trained import TrainedRun
+
+BATCH = 128  # images at once
+
+
+class EmbeddingError(RuntimeError):
+    """Embeddings that cannot be computed or written; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingModel:
+    """Something that embeds images.
+
+    Attributes:
+      identity: what tells it from other models, ready for JSON.
+      batches: a source of N images -> its embeddings in order, [<= 128, D] float32 at a time.
+    """
+
+    identity: dict[str, Any]
+    batches: Callable[[Source], Iterator[np.ndarray]]
+
+
+def run_model(run: TrainedRun) -> EmbeddingModel:
+    """The network of a run directory, in float32 on centre views."""
+    side = run.config.data.image_size
+
+    # One graph for every batch, the last and smaller one too.
+    @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32)])
+    def embed(views: tf.Tensor) -> tf.Tensor:
+        return run.network(views, training=False)
+
+    def batches(source: Source) -> Iterator[np.ndarray]:
+        for _, views in eval_dataset(source, image_size=side, batch_size=BATCH):
+            yield embed(views).numpy()
+
+    identity = {
+        "kind": "run",
+        "network": run.config.network.network,
+        "image_size": side,
+        "step": run.step,
+        "weights": _digest(run.network.weights),
+    }
+    return EmbeddingModel(identity, batches)
+
+
+def export_model(directory: str) -> EmbeddingModel:
+    """An exported network, with the preprocessing that it carries.
+
+    Determinism is switched on for the whole process, as `load_run` does.
+
+    Args:
+      directory: a SavedModel whose signature `serving_default` takes `image_bytes` and gives
+        `embedding`, or a folder of numbered SavedModels, of which the newest is taken.
+
+    Raises:
+      EmbeddingError: there is no such SavedModel.
+    """
+    runtime.configure(NumericsConfig(), seed=0)
+    folder = _newest_version(pathlib.Path(directory).expanduser())
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        signature = loaded.signatures["serving_default"]
+        fits = "image_bytes" in signature.structured_input_signature[1]
+        fits = fits and "embedding" in signature.structured_outputs
+    except Exception as error:  # a damaged file can break TensorFlow's readers in many ways
+        raise EmbeddingError(
+            f"the SavedModel {folder} cannot be loaded ({first_line(error)}): export it again."
+        ) from error
+    if not fits:
+        raise EmbeddingError(
+            f"the SavedModel {folder} has no signature serving_default from image_bytes to "
+            "embedding: name an export of tools/train.py."
+        )
+
+    def batches(source: Source) -> Iterator[np.ndarray]:
+        encoded = tf.data.Dataset.range(source.num_examples)
+        encoded = encoded.map(source.load, tf.data.AUTOTUNE, deterministic=True).batch(BATCH)
+        for images in encoded.prefetch(tf.data.AUTOTUNE):
+            # With the loaded object in reach: its variables go when it goes.
+            yield loaded.signatures["serving_default"](image_bytes=images)["embedding"].numpy()
+
+    return EmbeddingModel({"kind": "SavedModel", "weights": _digest(signature.variables)}, batches)
+
+
+def open_part(
+    config: DataConfig, seed: int, part: str, say: Callable[[str], None] = print
+) -> Source:
+    """The checked images of one part of a data set.
+
+    Args:
+      config: `data`, `val_data`, `holdout` and `skip_bad_images` are read.
+      seed: chooses the images that `holdout` takes.
+      part: "train" or "val".
+      say: takes a sentence about images left out.
+
+    Raises:
+      DataError: images are missing or unusable, or nothing is held out.
+    """
+    train, val = open_train_and_val(config, seed)
+    source = train if part == "train" else val
+    if source is None:
+        raise DataError(f"{config.data} holds no images out: --part=train is all there is.")
+    result = check_images(source, config.skip_bad_images)
+    if result.bad:
+        say(str(result))
+    return result.source
+
+
+def _newest_version(folder: pathlib.Path) -> pathlib.Path:
+    candidates = [folder]
+    if folder.is_dir():
+        numbered = [f for f in folder.iterdir() if f.name.isdecimal()]
+        candidates += sorted(numbered, key=lambda f: int(f.name), reverse=True)
+    for candidate in candidates:
+        if tf.saved_model.contains_saved_model(str(candidate)):
+            return candidate
+    raise EmbeddingError(f"{folder} holds no SavedModel: name the folder export of a run.")
+
+
+def _digest(variables: list[tf.Variable]) -> str:
+    digest = hashlib.sha256()
+    for variable in variables:
+        value = variable.numpy()
+        digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def first_line(error: Exception) -> str:
+    """What a foreign error says, without its stack of operations."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,173 @@
+"""tools/evaluate.py on a tiny run, against the protocols written out in NumPy."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from la_tf.data.digits import digits_parts
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained_run, tmp_path_factory, run_tool):
+    """Every protocol on every row, in two commands; the second one's output."""
+    run_dir = shutil.copytree(trained_run, tmp_path_factory.mktemp("evaluated") / "run")
+    flags = [f"--run_dir={run_dir}", "--baselines"]
+    code, _, stderr = run_tool("evaluate", *flags)
+    assert code == 0, stderr
+    linear = ["--protocol=linear", "--epochs=3", "--learning_rate=0.001"]
+    code, stdout, stderr = run_tool("evaluate", *flags, *linear)
+    assert code == 0, stderr
+    return run_dir, stdout, [*flags, *linear]
+
+
+def result(run_dir, name):
+    return json.loads((run_dir / "evaluation" / f"{name}.json").read_text())
+
+
+def plain_knn_accuracy(queries, query_labels, rows, labels, k):
+    right = 0
+    for query, truth in zip(queries.astype(np.float64), query_labels, strict=True):
+        similarity = rows.astype(np.float64) @ query
+        votes = np.zeros(10)
+        for i in np.argsort(-similarity)[:k]:
+            votes[labels[i]] += math.exp(similarity[i] / 0.07)
+        right += votes.argmax() == truth
+    return right / len(queries)
+
+
+def exported_embeddings(run_dir, source):
+    model = tf.saved_model.load(str(run_dir / "export" / "1"))
+    images = tf.constant([source.read(i) for i in range(len(source))])
+    return model.signatures["serving_default"](image_bytes=images)["embedding"].numpy()
+
+
+def test_knn_is_the_protocol_written_out(evaluated, newest_checkpoint):
+    run_dir = evaluated[0]
+    train, heldout = digits_parts()
+    bank = newest_checkpoint(run_dir)["model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE"]
+    queries = exported_embeddings(run_dir, heldout)
+    got = result(run_dir, "digits-knn-LA")
+    assert got["settings"] == {"gallery": "memory bank", "k": [200, 1], "tau": 0.07}
+    for column, k in (("KNN", 200), ("KNN K=1", 1)):
+        expected = plain_knn_accuracy(queries, heldout.labels, bank, train.labels, k)
+        assert got["accuracy"][column] == pytest.approx(expected, abs=1e-9)
+
+
+def test_knn_against_centre_crops_is_the_places_protocol(evaluated, tmp_path, run_tool):
+    run_dir = shutil.copytree(evaluated[0], tmp_path / "run")
+    code, _, stderr = run_tool("evaluate", f"--run_dir={run_dir}", "--gallery=crops")
+    assert code == 0, stderr
+    train, heldout = digits_parts()
+    got = result(run_dir, "digits-knn-LA")
+    assert got["settings"]["gallery"] == "centre crops"
+    rows, queries = (exported_embeddings(run_dir, source) for source in (train, heldout))
+    expected = plain_knn_accuracy(queries, heldout.labels, rows, train.labels, 200)
+    assert got["accuracy"]["KNN"] == pytest.approx(expected, abs=1e-9)
+    assert got["accuracy"] != result(evaluated[0], "digits-knn-LA")["accuracy"]
+
+
+def test_raw_pixels_are_the_digits_themselves(evaluated):
+    """scikit-learn's nearest neighbour on the 8 x 8 digits, which the 16 x 16 views repeat."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    train, heldout = digits_parts()
+
+    def unit_pixels(source):
+        from la_tf.data.augment import center_view
+
+        rows = np.stack([center_view(source.read(i), 16) for i in range(len(source))])
+        rows = rows.reshape(len(rows), -1)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    nearest = KNeighborsClassifier(1).fit(unit_pixels(train), train.labels)
+    expected = nearest.score(unit_pixels(heldout), heldout.labels)
+    got = result(evaluated[0], "digits-knn-raw-pixels")
+    assert got["accuracy"]["KNN K=1"] == pytest.approx(expected, abs=1e-9)
+    assert got["step"] == 0 and got["settings"]["gallery"] == "centre crops"
+
+
+def test_the_table_has_every_row_beside_the_papers(evaluated):
+    lines = evaluated[1].splitlines()
+    head = next(i for i, line in enumerate(lines) if "conv1 " in line and "KNN K=1" in line)
+    table = lines[head + 1 :]
+    assert [line.split("  ")[0] for line in table[-3:]] == ["raw pixels", "untrained", "LA"]
+    assert any(line.startswith("LA, alexnet, ImageNet (paper)") for line in table)
+    stored = result(evaluated[0], "digits-linear-LA")["accuracy"]
+    assert table[-1].split()[1:6] == [f"{100 * stored[f'conv{i}']:.1f}" for i in range(1, 6)]
+    assert stored["conv1"] > 0.5  # of ten classes
+    assert result(evaluated[0], "digits-linear-raw-pixels")["accuracy"].keys() == {"pixels"}
+
+
+def test_a_result_says_what_it_is_of(evaluated):
+    got = result(evaluated[0], "digits-linear-untrained")
+    assert (got["network"], got["data"], got["transfer"]) == ("smallnet", "digits", False)
+    assert got["settings"]["drop_epochs"] == [1, 2] and got["settings"]["crop"] == "area"
+    assert got["settings"]["crops_validated"] == 5  # --noflip
+    assert got["environment"]["packages"]["tensorflow"] == tf.__version__
+    assert not list((evaluated[0] / "evaluation").glob("*.unfinished"))
+
+
+def test_finished_readouts_are_shown_and_not_trained_again(evaluated, run_tool):
+    run_dir, stdout, flags = evaluated
+    before = (run_dir / "evaluation" / "digits-linear-LA.json").read_bytes()
+    code, again, _ = run_tool("evaluate", *flags)
+    assert code == 0 and again.count("trained before, not repeated") == 3
+    assert again.splitlines()[-8:] == stdout.splitlines()[-8:]
+    assert (run_dir / "evaluation" / "digits-linear-LA.json").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Few images: 4 a class to train on, 2 held out, in folders; and some without labels."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 4), ("test", 2)):
+        for name in ("a", "b"):
+            (folder / "few" / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (20, 20, 3)).astype(np.uint8)
+                encoded = tf.io.encode_png(pixels).numpy()
+                (folder / "few" / part / name / f"{i}.png").write_bytes(encoded)
+    for name, source in (("flat", "few/train/a"), ("other", "few/test")):
+        shutil.copytree(folder / source, folder / name)
+    (folder / "other" / "b").rename(folder / "other" / "c")
+    return folder
+
+
+def test_few_images_of_another_set_vote_all(evaluated, pictures, tmp_path, run_tool):
+    run_dir = shutil.copytree(evaluated[0], tmp_path / "run")
+    code, stdout, stderr = run_tool("evaluate", f"--run_dir={run_dir}", f"--data={pictures}/few")
+    assert code == 0, stderr
+    assert "8 training images are fewer than K = 200" in stdout
+    assert "LA, alexnet, Places (paper)" in stdout
+    got = result(run_dir, "few-knn-LA")
+    assert got["transfer"] and got["settings"]["k"] == [8, 1]
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--run_dir=/nowhere"], "/nowhere holds no run"),
+        (["--data={}/flat"], "no held-out images"),
+        (["--data={}/flat", "--holdout=1"], "has no labels"),
+        (["--data={}/few", "--val_data={}/other"], "not classes of"),
+        (["--data={}/few", "--gallery=bank"], "use --gallery=crops"),
+        (["--data={}/few", "--protocol=linear"], "fewer than one batch of 128"),
+        (["--protocol=svm"], "--protocol=svm is not one of"),
+        (["--drop_epochs=a", "--protocol=linear"], "must be whole numbers"),
+    ],
+)
+def test_bad_input_is_one_sentence(evaluated, pictures, run_tool, flags, message):
+    run_dir = [] if "--run_dir" in flags[0] else [f"--run_dir={evaluated[0]}"]
+    flags = [flag.replace("{}", str(pictures)) for flag in flags]
+    files = sorted(evaluated[0].rglob("*"))
+    code, _, stderr = run_tool("evaluate", *run_dir, *flags)
+    assert code == 1 and message in stderr
+    assert len(stderr.strip().splitlines()) == 1, stderr
+    assert sorted(evaluated[0].rglob("*")) == files

@@ -1,0 +1,84 @@
+"""A run opened again is the run that was trained."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from la_tf.data.digits import digits_parts
+from la_tf.data.pipeline import eval_dataset
+from la_tf.evaluation.features import Embedder
+from la_tf.run_directory import RunError
+from la_tf.trained import load_run, open_images
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(trained_run):
+    return load_run(str(trained_run))
+
+
+def test_network_and_bank_are_those_of_the_newest_checkpoint(run, trained_run, newest_checkpoint):
+    stored = newest_checkpoint(trained_run)
+    assert (run.step, run.epoch, run.objective) == (44, 4.0, "LA")
+    bank = stored["model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE"]
+    np.testing.assert_array_equal(run.bank, bank)
+    _, heldout = digits_parts()
+    images = [heldout.read(i) for i in range(20)]
+    export = tf.saved_model.load(str(trained_run / "export" / "1")).signatures["serving_default"]
+    expected = export(image_bytes=tf.constant(images))["embedding"]
+    got = Embedder(run.network)(eval_dataset(heldout, image_size=16, batch_size=128))[:20]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_the_untrained_network_is_the_one_of_the_first_checkpoint(
+    run, tmp_path, run_tool, tiny_run
+):
+    """Against a run of no more than a step, whose checkpoint of step 0 is kept."""
+    flags = [*tiny_run, f"--run_dir={tmp_path / 'run'}", "--learning_rate=1e-30", "--epochs=1"]
+    code, _, stderr = run_tool("train", *flags, "--ir_epochs=1", "--weight_decay=0")
+    assert code == 0, stderr
+    still = load_run(str(tmp_path / "run")).network.trainable_weights
+    for a, b in zip(run.untrained_network().trainable_weights, still, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-20)
+    assert not np.allclose(still[0], run.network.trainable_weights[0])
+
+
+def test_its_images_are_recognised(run):
+    train_set, heldout = open_images(run)
+    assert run.holds(train_set) and not run.holds(heldout)
+    assert (len(train_set), len(heldout)) == (1437, 360)
+    fewer, rest = open_images(run, data="digits", val_data="digits")
+    assert run.holds(fewer) and len(rest) == 360
+
+
+def test_a_run_of_ir_alone_is_called_so(trained_run, tmp_path):
+    copy = shutil.copytree(trained_run, tmp_path / "run")
+    stored = json.loads((copy / "config.json").read_text())
+    stored["config"]["schedule"]["ir_epochs"] = 4
+    (copy / "config.json").write_text(json.dumps(stored))
+    assert load_run(str(copy)).objective == "IR"
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda run: shutil.rmtree(run), "holds no run: name a run directory"),
+        (lambda run: (run / "config.json").unlink(), "holds no run"),
+        (lambda run: (run / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda run: shutil.rmtree(run / "checkpoints"), "holds no checkpoint"),
+        (
+            lambda run: [f.write_bytes(b"x") for f in run.glob("checkpoints/*.index")],
+            "cannot be read .*: restore it, or remove",
+        ),
+    ],
+)
+def test_what_cannot_be_opened_is_one_sentence(trained_run, tmp_path, damage, message):
+    copy = shutil.copytree(trained_run, tmp_path / "run")
+    damage(copy)
+    with pytest.raises(RunError, match=message) as error:
+        load_run(str(copy))
+    assert "\n" not in str(error.value)
