@@ -54,7 +54,7 @@ def test_a_result_replaces_an_older_one_but_never_one_of_other_images(tmp_path):
     later = dataclasses.replace(KNN, step=800, accuracy={"KNN": 0.6})
     write_evaluation(tmp_path, later)
     assert read_evaluations(tmp_path) == [later]
-    with pytest.raises(RunError, match="other images of the same name.*--name"):
+    with pytest.raises(RunError, match=r"other images of the same name.*--name"):
         write_evaluation(tmp_path, dataclasses.replace(KNN, fingerprint="a-c"))
     assert read_evaluations(tmp_path) == [later]
 
@@ -74,6 +74,10 @@ def test_a_damaged_file_is_named(tmp_path):
         read_evaluations(tmp_path)
 
 
+def readouts(*values):
+    return {f"conv{i}": value for i, value in enumerate(values, 1)}
+
+
 def test_the_table_has_the_papers_rows_then_ours():
     rows = result_table([UNTRAINED, KNN, LINEAR], "cifar10")
     assert [row.name for row in rows] == [
@@ -87,9 +91,7 @@ def test_the_table_has_the_papers_rows_then_ours():
     ]
     assert [row.of_paper for row in rows] == [True] * 5 + [False] * 2
     # Table 1, typed again from the paper.
-    assert rows[4].values == dict(
-        conv1=18.7, conv2=32.7, conv3=38.1, conv4=42.3, conv5=42.4, KNN=38.1
-    )
+    assert rows[4].values == {**readouts(18.7, 32.7, 38.1, 42.3, 42.4), "KNN": 38.1}
     assert rows[0].values["KNN"] == 3.5 and "KNN" not in rows[3].values
     ours = rows[-1].values
     assert ours["conv3"] == pytest.approx(30.0) and ours["KNN K=1"] == pytest.approx(43.21)
@@ -100,7 +102,7 @@ def test_beside_other_images_stand_the_places_numbers():
     rows = result_table([transfer, LINEAR], "sun18")
     la = next(row for row in rows if row.name == "LA, resnet50, Places (paper)")
     # Table 2, and Table 2 of the supplement.
-    assert la.values == dict(conv1=10.3, conv2=26.4, conv3=39.9, conv4=47.2, conv5=50.1, KNN=42.4)
+    assert la.values == {**readouts(10.3, 26.4, 39.9, 47.2, 50.1), "KNN": 42.4}
     assert rows[-1].values == {"KNN": 50.0, "KNN K=1": pytest.approx(43.21)}
 
 
@@ -120,9 +122,9 @@ def test_the_text_has_the_columns_that_have_numbers():
 
 # Sums over conv1 to conv5, from the text of Tables 1 and 2 and not from paper.py.
 TABLE_1 = [76.0, 131.0, 133.3, 146.2, 141.1, 150.4, 144.8, 162.0, 164.5, 174.2]
-TABLE_1 += [139.8, 149.4, 191.2, 168.1] + [149.2, 155.7, 163.8] + [153.6, 179.5, 182.0]
+TABLE_1 += [139.8, 149.4, 191.2, 168.1, 149.2, 155.7, 163.8, 153.6, 179.5, 182.0]
 TABLE_2 = [92.4, 141.9, 143.5, 156.7, 152.6, 143.1, 168.7, 166.5, 169.4]
-TABLE_2 += [140.3, 152.6, 183.4, 171.9] + [146.0, 151.6, 172.4] + [157.7, 166.6, 173.9]
+TABLE_2 += [140.3, 152.6, 183.4, 171.9, 146.0, 151.6, 172.4, 157.7, 166.6, 173.9]
 
 
 def test_the_papers_rows_add_up_to_what_its_tables_do():
