@@ -150,5 +150,5 @@ def test_tool_lists_what_there_is_and_fails_on_bad_images(folder):
     assert f"BAD {folder / 'half.jpg'}" in result.stdout
     missing = run(folder / "nowhere")
     assert missing.returncode == 1
-    assert missing.stderr.strip().startswith("check_data: ")
+    assert missing.stderr.strip().startswith("error: ")
     assert len(missing.stderr.strip().splitlines()) == 1

@@ -26,7 +26,7 @@ TRAINING_IMAGES = {"digits": 1437, "cifar10": 50_000, "imagenette": 9469}  # els
 BEGINNING = """
 import json, sys
 sys.modules["tensorflow"] = None
-import config_flags
+import command_line, config_flags
 from la_tf import config as config_lib
 config_flags.define_config_flags()
 """
@@ -46,7 +46,7 @@ def python(code: str, *arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.C
 def parsed(*flags: str) -> Config:
     """The configuration that a command line gives."""
     code = BEGINNING + (
-        "config_flags.parse(sys.argv, '')\n"
+        "command_line.parse(sys.argv, '')\n"
         "print(json.dumps(config_lib.to_dict(config_flags.config_from_flags())))"
     )
     process = python(code, *flags)
@@ -125,7 +125,7 @@ def test_the_command_line_has_the_last_word_over_a_file(tmp_path):
 @pytest.mark.parametrize("given", ["a,b", "1.5", "3,,4"])
 def test_a_list_of_other_things_than_whole_numbers_is_refused(given):
     code = BEGINNING + (
-        "config_flags.parse(sys.argv, '')\n"
+        "command_line.parse(sys.argv, '')\n"
         "try:\n    config_flags.config_from_flags()\n"
         "except config_lib.ConfigError as error:\n    print(error)"
     )

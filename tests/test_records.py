@@ -274,5 +274,5 @@ def test_tool_writes_both_parts(tmp_path):
         text=True,
     )
     assert again.returncode == 1
-    assert again.stderr.strip().splitlines()[-1].startswith("make_tfrecords: ")
+    assert again.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in again.stderr

@@ -5,12 +5,13 @@ python tools/check_data.py --data=/data/pictures
 
 import sys
 
-from absl import app, flags, logging
+from absl import flags
 
 from la_tf import quiet
 
 quiet.quiet()
 
+import command_line  # noqa: E402
 import numpy as np  # noqa: E402
 
 from la_tf.config import DataConfig  # noqa: E402
@@ -27,18 +28,17 @@ _SEED = flags.DEFINE_integer("seed", 0, "Chooses the images of --holdout.")
 _SIDES = (0, 32, 64, 128, 224, 256, 512, 1024)  # lower bounds of the histogram, pixels
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Looks at the training and the held-out images."""
-    del argv
-    logging.set_verbosity(logging.ERROR)  # app.run has just made the libraries talkative
+    command_line.parse(sys.argv, __doc__)
     try:
         config = DataConfig(data=_DATA.value, val_data=_VAL_DATA.value, holdout=_HOLDOUT.value)
         parts = zip(("train", "held out"), open_train_and_val(config, _SEED.value), strict=True)
         num_bad = sum(_report(part, source) for part, source in parts if source is not None)
     except DataError as error:
-        sys.exit(f"check_data: {error}")
+        command_line.fail(str(error))
     if num_bad:
-        sys.exit(f"check_data: {num_bad} images cannot be decoded.")
+        command_line.fail(f"{num_bad} images cannot be decoded.")
 
 
 def _report(part: str, source: Source) -> int:
@@ -71,4 +71,4 @@ def _histogram(found: Survey) -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

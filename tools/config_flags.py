@@ -1,11 +1,10 @@
 """Command-line flags made from the configuration's dataclasses: one flag an option."""
 
 import dataclasses
-import sys
 import textwrap
 import types
 import typing
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import flags
 
@@ -70,27 +69,9 @@ def config_from_flags() -> Config:
     return Config(**sections)
 
 
-def parse(argv: list[str], about: str) -> None:
-    """Parses a command line; answers --help, and ends on what it does not know.
-
-    Args:
-      argv: the command line with the program's name first.
-      about: what the program does, for --help.
-    """
-    if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv[1:]):
-        print(readable_help(about))
-        sys.exit(0)
-    try:
-        rest = FLAGS(argv)
-    except (flags.Error, OSError) as error:
-        fail(f"{str(error).splitlines()[0].rstrip('.')}; see --help.")
-    if len(rest) > 1:
-        fail(f"'{rest[1]}' is not a flag: options begin with --, see --help.")
-
-
-def readable_help(about: str) -> str:
-    """What the program does, then every option by section."""
-    lines = [about.strip()]
+def readable_help() -> str:
+    """Every option by section."""
+    lines = []
     for section in dataclasses.fields(Config):
         lines.append(f"\n{section.name}: {section.type.__doc__.splitlines()[0]}")
         for option in dataclasses.fields(section.type):
@@ -108,9 +89,3 @@ def readable_help(about: str) -> str:
 def _typed(flag: flags.Flag) -> str:
     """A flag's default as one would type it."""
     return flag.default_as_str.strip("'")
-
-
-def fail(sentence: str) -> NoReturn:
-    """Ends the program with one sentence and exit code 1."""
-    print(f"error: {sentence}", file=sys.stderr)
-    sys.exit(1)

@@ -20,7 +20,7 @@ from la_tf import quiet
 
 quiet.quiet()
 
-import config_flags  # noqa: E402
+import command_line  # noqa: E402
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "A run directory; its newest checkpoint is used.")
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "A SavedModel, or a run's folder export.")
@@ -49,10 +49,9 @@ def main() -> None:
     try:
         written = write_embeddings(*_open(), _OUTPUT_DIR.value)
     except (ConfigError, DataError, EmbeddingError, RunError) as error:
-        config_flags.fail(str(error))
+        command_line.fail(str(error))
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from there.", file=sys.stderr)
-        sys.exit(130)
+        command_line.stopped()
     told = "were there already" if written.was_there else "written"
     print(
         f"{written.rows} embeddings of {written.dim} numbers {told}: {written.array} and "
@@ -61,21 +60,13 @@ def main() -> None:
 
 
 def _parse(argv: list[str]) -> None:
-    if {"--help", "-h"} & set(argv):
-        print(f"{__doc__.strip()}\n{flags.FLAGS.main_module_help()}")
-        sys.exit(0)
-    try:
-        rest = flags.FLAGS(argv)[1:]
-    except flags.Error as error:
-        config_flags.fail(f"{str(error).splitlines()[0].rstrip('.')}; see --help.")
-    if rest:
-        config_flags.fail(f"'{rest[0]}' is not a flag: options begin with --, see --help.")
+    command_line.parse(argv, __doc__)
     if (_RUN_DIR.value is None) == (_EXPORT_DIR.value is None):
-        config_flags.fail("give one of --run_dir and --export_dir.")
+        command_line.fail("give one of --run_dir and --export_dir.")
     if _EXPORT_DIR.value is not None and _DATA.value is None:
-        config_flags.fail("--export_dir needs --data: an export does not know any images.")
+        command_line.fail("--export_dir needs --data: an export does not know any images.")
     if _OUTPUT_DIR.value is None:
-        config_flags.fail("give --output_dir, the folder to write to.")
+        command_line.fail("give --output_dir, the folder to write to.")
 
 
 def _open():

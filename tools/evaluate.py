@@ -9,11 +9,13 @@ that were stopped go on when the same command is given again.
 import pathlib
 import sys
 
-from absl import app, flags, logging
+from absl import flags
 
 from la_tf import quiet
 
 quiet.quiet()
+
+import command_line  # noqa: E402
 
 from la_tf import runtime  # noqa: E402
 from la_tf.config import ConfigError, OptimizerConfig, RunConfig  # noqa: E402
@@ -73,16 +75,15 @@ _CACHE_FEATURES = flags.DEFINE_bool(
 )
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs the protocols and prints the table."""
-    del argv
-    logging.set_verbosity(logging.ERROR)  # app.run has just made the libraries talkative
+    command_line.parse(sys.argv, __doc__)
     try:
         _evaluate()
     except (ConfigError, DataError, RunError) as error:
-        sys.exit(f"evaluate: {error}")
+        command_line.fail(str(error))
     except KeyboardInterrupt:
-        sys.exit("evaluate: stopped; the same command goes on.")
+        command_line.stopped()
 
 
 def _evaluate() -> None:
@@ -132,4 +133,4 @@ def _name_of(data: str) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -9,11 +9,13 @@ been written. The encoded images stay as they are. Train with --data=OUTPUT_DIR.
 import os
 import sys
 
-from absl import app, flags, logging
+from absl import flags
 
 from la_tf import quiet
 
 quiet.quiet()
+
+import command_line  # noqa: E402
 
 from la_tf.config import DataConfig  # noqa: E402
 from la_tf.data.checks import check_images  # noqa: E402
@@ -33,10 +35,9 @@ _SKIP_BAD_IMAGES = flags.DEFINE_bool(
 )
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Checks and writes both parts."""
-    del argv
-    logging.set_verbosity(logging.ERROR)  # app.run has just made the libraries talkative
+    command_line.parse(sys.argv, __doc__)
     try:
         config = DataConfig(data=_DATA.value, val_data=_VAL_DATA.value)
         train, val = open_train_and_val(config, seed=0)
@@ -48,9 +49,9 @@ def main(argv: list[str]) -> None:
                 print(result)
                 write_records(result.source, os.path.join(folder, part), _NUM_SHARDS.value)
     except DataError as error:
-        sys.exit(f"make_tfrecords: {error}")
+        command_line.fail(str(error))
     print(f"written: {_OUTPUT_DIR.value}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

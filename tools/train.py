@@ -12,13 +12,14 @@ from la_tf import quiet
 
 quiet.quiet()
 
+import command_line  # noqa: E402
 import config_flags  # noqa: E402
 
 
 def main() -> None:
     """Trains, and turns every foreseen failure into one sentence."""
     config_flags.define_config_flags()
-    config_flags.parse(sys.argv, __doc__)
+    command_line.parse(sys.argv, __doc__, config_flags.readable_help)
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.callbacks.checkpoint import Interrupted
     from la_tf.config import ConfigError
@@ -32,10 +33,9 @@ def main() -> None:
     try:
         result = train(config_flags.config_from_flags())
     except (ConfigError, DataError, ExportError, RunError, TrainingDiverged) as error:
-        config_flags.fail(str(error))
+        command_line.fail(str(error))
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
-        sys.exit(130)
+        command_line.stopped()
     except Interrupted as stop:
         print(f"{stop}: saved. The same command goes on from there.", flush=True)
         # Threads of the input pipeline may still be at work; nothing is left for them to do.

@@ -1,0 +1,51 @@
+"""What the tools' command lines have in common: --help, and one sentence for what is wrong."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from absl import flags
+
+HELP_FLAGS = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
+
+
+def parse(
+    argv: list[str],
+    about: str,
+    options: Callable[[], str] = flags.FLAGS.main_module_help,
+    positional: bool = False,
+) -> list[str]:
+    """Parses a command line; answers --help, and ends on what it does not know.
+
+    Args:
+      argv: the command line with the program's name first.
+      about: what the program does, for --help.
+      options: describes the flags, for --help.
+      positional: whether there may be arguments beside the flags.
+
+    Returns:
+      Those arguments.
+    """
+    if HELP_FLAGS & set(argv[1:]):
+        print(f"{about.strip()}\n{options()}")
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(argv)[1:]
+    except (flags.Error, OSError) as error:
+        fail(f"{str(error).splitlines()[0].rstrip('.')}; see --help.")
+    if rest and not positional:
+        fail(f"'{rest[0]}' is not a flag: options begin with --, see --help.")
+    return rest
+
+
+def fail(sentence: str) -> NoReturn:
+    """Ends the program with one sentence and exit code 1; several lines are several sentences."""
+    for line in sentence.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    sys.exit(1)
+
+
+def stopped() -> NoReturn:
+    """Ends the program after Ctrl-C, as a shell expects it."""
+    print("stopped; the same command goes on from there.", file=sys.stderr)
+    sys.exit(130)
