@@ -16,6 +16,7 @@ from la_tf.data.checks import check_images, find_bad_images
 from la_tf.data.identity import identify
 from la_tf.data.pipeline import step_indices, steps_per_epoch, train_dataset
 from la_tf.data.sources import open_train_and_val
+from la_tf.evaluation.knn import clipped
 from la_tf.evaluation.table import Row, table_rows
 from la_tf.export import export_saved_model
 from la_tf.health import expected_values
@@ -174,6 +175,8 @@ class _Run:
             )
         if not self.callbacks.evaluates:
             self.say("no labelled held-out images: training goes without kNN evaluation.")
+        elif note := clipped(count):
+            self.say(note)
         for line in expected_values(config, count):
             self.say(line)
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from la_tf.callbacks.base import StepCallback
+from la_tf.callbacks.base import EvaluationCallback
 from la_tf.evaluation.density import densities
 
 
@@ -24,32 +24,25 @@ class TensorBoardScalars:
                     tf.summary.scalar(f"{record['kind']}/{name}", value)
 
 
-class DensityHistograms(StepCallback):
+class DensityHistograms(EvaluationCallback):
     """Local and background density in the bank (Figure 2), as histograms over a sample of rows."""
 
     def __init__(
         self,
         writer: tf.summary.SummaryWriter,
         rows: np.ndarray,
-        *,
-        steps_per_epoch: int,
-        every_epochs: int,
-        last_epoch: int,
+        **epochs: int,
     ):
-        """Describes what to show, and when: as often as the held-out kNN.
+        """Describes what to show.
 
         Args:
           writer: takes the histograms.
           rows: [R] the rows whose densities are shown.
-          steps_per_epoch: steps of one epoch.
-          every_epochs: epochs between histograms.
-          last_epoch: epochs in total; the last is always shown.
+          **epochs: when, see `EvaluationCallback`.
         """
-        super().__init__(steps_per_epoch)
+        super().__init__(**epochs)
         self.writer = writer
         self.rows = rows
-        self.every_epochs = every_epochs
-        self.last_epoch = last_epoch
 
     def write(self, model: tf.keras.Model) -> None:
         """Shows the bank of `model` as it is."""
@@ -69,7 +62,6 @@ class DensityHistograms(StepCallback):
             )
 
     def on_epoch_end(self, epoch, logs=None):
-        """Writes when due, and always at the ends of the warm start and of the run."""
-        at_end = self.step == self.model.warm_start_steps or epoch + 1 == self.last_epoch
-        if at_end or (epoch + 1) % self.every_epochs == 0:
+        """Writes when due."""
+        if self.is_due(epoch):
             self.write(self.model)

@@ -3,6 +3,15 @@
 import faiss
 import numpy as np
 
+KS = (200, 1)  # section 4.2; the paper's ablations are, by the authors' logs, at K = 1
+
+
+def clipped(num_rows: int) -> str | None:
+    """What to tell people if there are fewer rows than neighbours that should vote."""
+    if num_rows >= max(KS):
+        return None
+    return f"{num_rows} training images are fewer than K = {max(KS)}: in kNN all of them vote."
+
 
 def nearest(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k most similar rows of a bank, exactly.
@@ -73,7 +82,7 @@ def knn_accuracy(
     query_labels: np.ndarray,
     bank: np.ndarray,
     labels: np.ndarray,
-    ks: tuple[int, ...] = (200, 1),
+    ks: tuple[int, ...] = KS,
     tau: float = 0.07,
 ) -> dict[int, float]:
     """Accuracy for several k from one search, each clipped to N.

@@ -11,13 +11,12 @@ from la_tf.data.base import DataError, Source
 from la_tf.data.identity import identify
 from la_tf.data.pipeline import eval_dataset
 from la_tf.evaluation.features import Embedder, pixels
-from la_tf.evaluation.knn import knn_accuracy
+from la_tf.evaluation.knn import KS, clipped, knn_accuracy
 from la_tf.evaluation.linear import ReadoutConfig, layer_features, pixel_features
 from la_tf.evaluation.readout_training import ReadoutTraining
 from la_tf.evaluation.results import FOLDER, Evaluation, find_evaluation, write_evaluation
 from la_tf.trained import TrainedRun
 
-KS = (200, 1)  # Tables 1 and 2; Tables 4 and 5
 EMBED_BATCH_SIZE = 128
 RAW_PIXELS, UNTRAINED = "raw pixels", "untrained"
 
@@ -117,10 +116,8 @@ def knn(task: Task, row: str, gallery: str = "auto") -> Evaluation:
     queries = embed(_views(task, task.heldout))
     from_bank = in_bank and gallery != "crops"
     keys = run.bank if from_bank else embed(_views(task, task.train_set))
-    if len(keys) < max(KS):
-        task.say(
-            f"{len(keys)} training images are fewer than K = {max(KS)}: all of them vote instead."
-        )
+    if note := clipped(len(keys)):
+        task.say(note)
     labels = task.train_set.labels
     tau = run.config.objective.tau
     accuracy = knn_accuracy(queries, task.heldout.labels, keys, labels, KS, tau)
