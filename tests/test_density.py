@@ -60,7 +60,7 @@ def test_a_large_bank_is_described_by_a_sample_of_its_rows(unit_rows, monkeypatc
     again, other = (density.bank_density("run", bank, seed).found.local for seed in (3, 4))
     assert (again == found.local).all() and (other != found.local).any()
     caption = density.density_part([density.bank_density("run", bank, 3)]).caption
-    assert "of 120 images, at 40 sampled." in caption
+    assert "of 120 images, for a sample of 40." in caption
 
 
 def test_figure_2_draws_every_run_and_says_its_means(unit_rows):

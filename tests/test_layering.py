@@ -22,8 +22,10 @@ ONLY = {
 }
 # Folder -> what of this project its modules may not import.
 FORBIDDEN = {
-    "la_tf": ("tools", "detection", "config_flags"),
+    "la_tf": ("tools", "detection", "config_flags", "command_line"),
+    "la_tf/analysis": ("la_tf.callbacks", "la_tf.model", "la_tf.building", "la_tf.trainer"),
     "la_tf/networks": (
+        "la_tf.analysis",
         "la_tf.data",
         "la_tf.callbacks",
         "la_tf.model",
@@ -31,14 +33,21 @@ FORBIDDEN = {
         "la_tf.trainer",
     ),
     "la_tf/data": (
+        "la_tf.analysis",
         "la_tf.networks",
         "la_tf.callbacks",
         "la_tf.model",
         "la_tf.building",
         "la_tf.trainer",
     ),
-    "la_tf/evaluation": ("la_tf.callbacks", "la_tf.model", "la_tf.building", "la_tf.trainer"),
-    "la_tf/callbacks": ("la_tf.building", "la_tf.trainer", "la_tf.networks"),
+    "la_tf/evaluation": (
+        "la_tf.analysis",
+        "la_tf.callbacks",
+        "la_tf.model",
+        "la_tf.building",
+        "la_tf.trainer",
+    ),
+    "la_tf/callbacks": ("la_tf.analysis", "la_tf.building", "la_tf.trainer", "la_tf.networks"),
 }
 
 

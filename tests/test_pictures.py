@@ -7,14 +7,13 @@ from PIL import Image
 
 from la_tf.callbacks.pictures import (
     augmented_views,
-    sample_rows,
     thumbnails,
     tile,
     write_augmented_views,
     write_png,
 )
 from la_tf.config import AugmentConfig
-from la_tf.data.base import DataError
+from la_tf.data.base import DataError, sample_rows
 from la_tf.data.digits import DigitsSource
 from la_tf.data.folder import FolderSource
 from la_tf.run_directory import RunError

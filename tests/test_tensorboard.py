@@ -19,7 +19,6 @@ from PIL import Image
 
 from la_tf.callbacks import clustering
 from la_tf.callbacks.checkpoint import Interrupted
-from la_tf.callbacks.pictures import sample_rows
 from la_tf.callbacks.projector import Projector
 from la_tf.config import (
     AugmentConfig,
@@ -33,6 +32,7 @@ from la_tf.config import (
     ScheduleConfig,
 )
 from la_tf.data.augment import augment_view, center_view, view_seed
+from la_tf.data.base import sample_rows
 from la_tf.data.digits import digits_parts
 from la_tf.data.folder import FolderSource
 from la_tf.trainer import train

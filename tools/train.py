@@ -21,6 +21,7 @@ def main() -> None:
     config_flags.define_config_flags()
     command_line.parse(sys.argv, __doc__, config_flags.readable_help)
     # TensorFlow takes seconds to import: only once the flags are known to be right.
+    from la_tf.analysis.report import write_report
     from la_tf.callbacks.checkpoint import Interrupted
     from la_tf.config import ConfigError
     from la_tf.data.base import DataError
@@ -32,6 +33,7 @@ def main() -> None:
 
     try:
         result = train(config_flags.config_from_flags())
+        report = write_report(str(result.run_dir))
     except (ConfigError, DataError, ExportError, RunError, TrainingDiverged) as error:
         command_line.fail(str(error))
     except KeyboardInterrupt:
@@ -43,6 +45,7 @@ def main() -> None:
     if result.rows:
         print("\n" + format_table(result.rows, result.gallery))
     print(f"\nrun directory: {result.run_dir}")
+    print(f"report:        {report}")
     print(f"SavedModel:    {result.saved_model} (one image was embedded through it)")
 
 

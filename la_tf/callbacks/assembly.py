@@ -10,20 +10,19 @@ from la_tf.callbacks.checkpoint import Checkpointing
 from la_tf.callbacks.clustering import ClusteringCallback
 from la_tf.callbacks.knn import KNNCallback, named
 from la_tf.callbacks.milestones import Milestones
-from la_tf.callbacks.pictures import sample_rows, write_augmented_views
+from la_tf.callbacks.pictures import write_augmented_views
 from la_tf.callbacks.progress import Progress
 from la_tf.callbacks.projector import Projector
 from la_tf.callbacks.tensorboard import DensityHistograms, TensorBoardScalars
 from la_tf.callbacks.train_log import TrainLog
 from la_tf.config import Config, ConfigError
-from la_tf.data.base import Source
+from la_tf.data.base import Source, sample_rows
 from la_tf.data.pipeline import eval_dataset, steps_per_epoch
 from la_tf.evaluation.features import Embedder, pixels
 from la_tf.health import HealthMonitor
 from la_tf.run_directory import RunLog
 from la_tf.schedules import Plateau
 
-EVAL_BATCH_SIZE = 128
 DENSITY_SAMPLE = 1000
 
 
@@ -176,9 +175,7 @@ class RunCallbacks:
         )
 
     def _views(self, source: Source) -> tf.data.Dataset:
-        return eval_dataset(
-            source, image_size=self.config.data.image_size, batch_size=EVAL_BATCH_SIZE
-        )
+        return eval_dataset(source, image_size=self.config.data.image_size)
 
     def _embed(self, source: Source) -> np.ndarray:
         return self._embedder(self._views(source))

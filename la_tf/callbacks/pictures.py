@@ -9,30 +9,15 @@ import tensorflow as tf
 
 from la_tf.config import AugmentConfig
 from la_tf.data.augment import augment_view, center_view, denormalize, view_seed
-from la_tf.data.base import DataError, Source, Subset, philox_order
+from la_tf.data.base import DataError, Source, Subset, sample_rows
 from la_tf.data.checks import find_bad_images
-from la_tf.data.pipeline import ordered_dataset
+from la_tf.data.pipeline import EVAL_BATCH_SIZE, ordered_dataset
 from la_tf.run_directory import RunError
 
 SHEET_IMAGES = 6
 SHEET_EPOCHS = 7
 GAP = 2  # white pixels between the views of a sheet
 _SHOWN_SIDE = 96  # pixels; smaller views are enlarged by a whole factor, to be seen at all
-_BATCH = 128
-
-
-def sample_rows(num_examples: int, count: int, seed: int) -> np.ndarray:
-    """Examples to look at, the same ones for the same seed; a smaller sample is part of a larger.
-
-    Args:
-      num_examples: N.
-      count: how many; at most N are taken.
-      seed: of the run.
-
-    Returns:
-      int64 [min(count, N)], different numbers from 0..N-1, rising.
-    """
-    return np.sort(philox_order(num_examples, seed, stream=0, purpose=2)[:count])
 
 
 def tile(images: np.ndarray, gap: int = 0) -> np.ndarray:
@@ -107,7 +92,9 @@ def thumbnails(source: Source, rows: np.ndarray, side: int) -> np.ndarray:
       DataError: one of the images cannot be decoded.
     """
     dataset = ordered_dataset(
-        Subset(source, rows), lambda encoded: denormalize(center_view(encoded, side)), _BATCH
+        Subset(source, rows),
+        lambda encoded: denormalize(center_view(encoded, side)),
+        EVAL_BATCH_SIZE,
     )
     with _naming_bad_images(source, rows):
         return np.concatenate([images for _, images in dataset.as_numpy_iterator()])

@@ -8,8 +8,8 @@ import tensorflow as tf
 from tensorboard.plugins import projector
 
 from la_tf.callbacks.base import StepCallback
-from la_tf.callbacks.pictures import sample_rows, thumbnails, tile, write_png, writing
-from la_tf.data.base import Source
+from la_tf.callbacks.pictures import thumbnails, tile, write_png, writing
+from la_tf.data.base import Source, sample_rows
 
 MAX_POINTS = 1000
 THUMBNAIL = 48  # pixels; 32 rows of 32, far below the 8192 that browsers take

@@ -136,6 +136,21 @@ def philox_order(count: int, seed: int, stream: int, purpose: int) -> np.ndarray
     return np.argsort(bits.random_raw(count), kind="stable")
 
 
+def sample_rows(num_examples: int, count: int, seed: int, stream: int = 0) -> np.ndarray:
+    """Examples to look at, the same ones for the same seed; a smaller sample is part of a larger.
+
+    Args:
+      num_examples: N.
+      count: how many; at most N are taken.
+      seed: of the run.
+      stream: another sample of the same seed.
+
+    Returns:
+      int64 [min(count, N)], different numbers from 0..N-1, rising.
+    """
+    return np.sort(philox_order(num_examples, seed, stream, purpose=2)[:count])
+
+
 def split_holdout(source: Source, count: int, seed: int) -> tuple[Source, Source]:
     """Takes `count` examples out, the same ones for the same seed.
 

@@ -18,6 +18,7 @@ from la_tf.data.augment import augment_view, center_view, view_seed
 from la_tf.data.base import DataError, Source, philox_order
 
 _MAX_THREADS = 32
+EVAL_BATCH_SIZE = 128  # images at once, where the size changes no result
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -187,7 +188,9 @@ def example_dataset(
     return tf.data.Dataset.range(start_step, end_step).map(examples).unbatch()
 
 
-def eval_dataset(source: Source, *, image_size: int, batch_size: int) -> tf.data.Dataset:
+def eval_dataset(
+    source: Source, *, image_size: int, batch_size: int = EVAL_BATCH_SIZE
+) -> tf.data.Dataset:
     """Centre views of all examples, in order.
 
     Args:

@@ -13,11 +13,9 @@ from la_tf import runtime
 from la_tf.config import DataConfig, NumericsConfig
 from la_tf.data.base import DataError, Source
 from la_tf.data.checks import check_images
-from la_tf.data.pipeline import eval_dataset
+from la_tf.data.pipeline import EVAL_BATCH_SIZE, eval_dataset
 from la_tf.data.sources import open_train_and_val
 from la_tf.trained import TrainedRun
-
-BATCH = 128  # images at once
 
 
 class EmbeddingError(RuntimeError):
@@ -47,7 +45,7 @@ def run_model(run: TrainedRun) -> EmbeddingModel:
         return run.network(views, training=False)
 
     def batches(source: Source) -> Iterator[np.ndarray]:
-        for _, views in eval_dataset(source, image_size=side, batch_size=BATCH):
+        for _, views in eval_dataset(source, image_size=side):
             yield embed(views).numpy()
 
     identity = {
@@ -91,7 +89,9 @@ def export_model(directory: str) -> EmbeddingModel:
 
     def batches(source: Source) -> Iterator[np.ndarray]:
         encoded = tf.data.Dataset.range(source.num_examples)
-        encoded = encoded.map(source.load, tf.data.AUTOTUNE, deterministic=True).batch(BATCH)
+        encoded = encoded.map(source.load, tf.data.AUTOTUNE, deterministic=True).batch(
+            EVAL_BATCH_SIZE
+        )
         for images in encoded.prefetch(tf.data.AUTOTUNE):
             # With the loaded object in reach: its variables go when it goes.
             yield loaded.signatures["serving_default"](image_bytes=images)["embedding"].numpy()

@@ -24,7 +24,8 @@ from tqdm import tqdm
 from la_tf.data.base import DataError, Source, Subset
 from la_tf.data.checks import find_bad_images
 from la_tf.data.identity import identify
-from la_tf.evaluation.embedding import BATCH, EmbeddingError, EmbeddingModel, first_line
+from la_tf.data.pipeline import EVAL_BATCH_SIZE
+from la_tf.evaluation.embedding import EmbeddingError, EmbeddingModel, first_line
 from la_tf.run_directory import write_json
 
 ARRAY_FILE = "embeddings.npy"
@@ -150,7 +151,7 @@ def _explained(model: EmbeddingModel, source: Source, indices: range) -> Iterato
             done += len(rows)
             yield rows
     except tf.errors.OpError as error:
-        if bad := find_bad_images(source, range(done, min(done + BATCH, indices.stop))):
+        if bad := find_bad_images(source, range(done, min(done + EVAL_BATCH_SIZE, indices.stop))):
             raise DataError(
                 f"{bad[0].name} cannot be decoded ({bad[0].reason}): repair it and start the same "
                 "command again, or find all such files with tools/check_data.py, remove them and "

@@ -17,7 +17,6 @@ from la_tf.evaluation.readout_training import ReadoutTraining
 from la_tf.evaluation.results import FOLDER, Evaluation, find_evaluation, write_evaluation
 from la_tf.trained import TrainedRun
 
-EMBED_BATCH_SIZE = 128
 RAW_PIXELS, UNTRAINED = "raw pixels", "untrained"
 
 
@@ -133,8 +132,7 @@ def knn(task: Task, row: str, gallery: str = "auto") -> Evaluation:
 
 
 def _views(task: Task, source: Source) -> tf.data.Dataset:
-    size = task.run.config.data.image_size
-    return eval_dataset(source, image_size=size, batch_size=EMBED_BATCH_SIZE)
+    return eval_dataset(source, image_size=task.run.config.data.image_size)
 
 
 def linear(task: Task, row: str, config: ReadoutConfig) -> Evaluation:

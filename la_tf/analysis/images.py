@@ -1,0 +1,115 @@
+"""Images of a run with their embeddings, in numbers that bound how long a report takes."""
+
+import base64
+import dataclasses
+import io
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from la_tf.data.augment import denormalize
+from la_tf.data.base import Source, Subset, sample_rows
+from la_tf.data.pipeline import eval_dataset
+from la_tf.evaluation.features import Embedder
+from la_tf.trained import TrainedRun
+
+MAX_HELD_OUT = 10_000
+MAX_GALLERY = 50_000  # where there is no bank of these images, and each must be embedded
+THUMBNAIL = 128  # pixels; smaller images keep their own
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """Images and their embeddings.
+
+    Attributes:
+      source: Q images.
+      vectors: [Q, D] unit rows, in its order.
+      words: what they are, for a caption.
+      in_bank: whether these are rows of the memory bank instead of embedded centre crops.
+    """
+
+    source: Source
+    vectors: np.ndarray
+    words: str
+    in_bank: bool = False
+
+
+class RunImages:
+    """The images of a run, embedded where something asks for it, and then once.
+
+    Attributes:
+      run: whose network embeds them.
+      train: its training images, or others in their place.
+      heldout: held-out images or None.
+    """
+
+    def __init__(
+        self, run: TrainedRun, train: Source, heldout: Source | None, say: Callable[[str], None]
+    ):
+        """Describes them; `say` takes a sentence before anything that takes long."""
+        self.run = run
+        self.train = train
+        self.heldout = heldout
+        self._say = say
+        self._embedder = Embedder(run.network)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are held-out images whose classes can be predicted."""
+        return (
+            self.heldout is not None
+            and self.heldout.labels is not None
+            and self.train.labels is not None
+        )
+
+    def gallery(self) -> Embedded:
+        """Where neighbours are looked for: the bank if it is of these images, else centre crops."""
+        count = self.train.num_examples
+        if self.run.holds(self.train):
+            return Embedded(self.train, self.run.bank, f"the memory bank of {count:,} images", True)
+        return self._embedded(self.train, MAX_GALLERY, "centre crops of {} training images")
+
+    def queries(self) -> Embedded:
+        """The held-out images, or a sample of them."""
+        return self._embedded(self.heldout, MAX_HELD_OUT, "centre crops of {} held-out images")
+
+    def embed(self, source: Source, rows: np.ndarray) -> np.ndarray:
+        """Embeds the centre crops of some images: [R, D] unit rows."""
+        return self._embedder(self._center_views(source, rows))
+
+    def pictures(self, source: Source, rows: np.ndarray) -> np.ndarray:
+        """What the network sees of some images: uint8 [R, S, S, 3] centre crops."""
+        views = [denormalize(views).numpy() for _, views in self._center_views(source, rows)]
+        return np.concatenate(views)
+
+    def _center_views(self, source: Source, rows: np.ndarray):
+        return eval_dataset(Subset(source, rows), image_size=self.run.config.data.image_size)
+
+    def _embedded(self, source: Source, limit: int, words: str) -> Embedded:
+        count = source.num_examples
+        rows = sample_rows(count, limit, self.run.config.schedule.seed)
+        some = f"{len(rows):,} sampled of {count:,}" if len(rows) < count else f"{count:,}"
+        words = words.format(some)
+        self._say(f"embedding {words} ...")
+        return Embedded(Subset(source, rows), self.embed(source, rows), words)
+
+
+def data_uri(picture: np.ndarray | Image.Image, side: int = THUMBNAIL) -> str:
+    """A picture as the address of itself, for a page that needs no other file.
+
+    Args:
+      picture: uint8 [S, S, 3], or an image.
+      side: the most pixels in either direction; smaller pictures keep their own.
+
+    Returns:
+      A data: address, of a PNG where pixels can be counted, else of a JPEG.
+    """
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture.convert("RGB")
+    kind = "PNG" if max(image.size) < THUMBNAIL else "JPEG"
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, quality=85, optimize=True)
+    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{encoded}"

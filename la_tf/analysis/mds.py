@@ -1,0 +1,175 @@
+"""A map in the plane of classes that are told apart well, and badly (Figure 4)."""
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.manifold import smacof
+from sklearn.metrics import pairwise_distances
+
+from la_tf.analysis import plots
+from la_tf.analysis.images import Embedded, RunImages
+from la_tf.analysis.part import Part, Plot, Unavailable
+from la_tf.analysis.retrieval import Classified
+from la_tf.data.base import sample_rows
+
+CLASSES = 3  # of high accuracy, and as many of low
+IMAGES_A_CLASS = 100
+SAME = 1e-6  # distance of unit vectors that float32 does not tell apart
+PICTURES = 14  # on a map
+PICTURE_SIDE = 0.1  # of a map's, with a margin
+
+
+def class_accuracies(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Share of each class's images that are predicted rightly.
+
+    Args:
+      predicted: [Q] classes.
+      labels: [Q] true classes.
+      num_classes: number of classes.
+
+    Returns:
+      [num_classes]; not a number for a class without images.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    right = np.bincount(labels[predicted == labels], minlength=num_classes)
+    return np.divide(right, counts, out=np.full(num_classes, np.nan), where=counts > 0)
+
+
+def extreme_classes(accuracies: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The classes of highest and of lowest accuracy, without those that have none.
+
+    Args:
+      accuracies: [classes], not a number where unknown.
+      count: how many of either.
+
+    Returns:
+      (best, worst), both by falling accuracy; of equal ones the lower number first.
+
+    Raises:
+      Unavailable: fewer than 2 * count classes have an accuracy.
+    """
+    known = np.flatnonzero(~np.isnan(accuracies))
+    if len(known) < 2 * count:
+        raise Unavailable(
+            f"{2 * count} classes with training and held-out images are needed; there "
+            f"{'is 1' if len(known) == 1 else f'are {len(known)}'}."
+        )
+    order = known[np.argsort(-accuracies[known], kind="stable")]
+    return order[:count], order[-count:]
+
+
+def planar_map(vectors: np.ndarray) -> tuple[np.ndarray, float]:
+    """Metric multi-dimensional scaling: points in the plane whose distances are those of vectors.
+
+    The dissimilarity is the Euclidean distance. SMACOF starts from the principal components, which
+    for this dissimilarity are the classical scaling: nothing is random.
+
+    Args:
+      vectors: [P, D].
+
+    Returns:
+      Points [P, 2], and Kruskal's stress-1: 0 when all distances are kept.
+
+    Raises:
+      Unavailable: all vectors are the same.
+    """
+    distances = pairwise_distances(vectors.astype(np.float64))
+    if distances.max() < SAME:
+        raise Unavailable("All embeddings are the same: they have collapsed, and have no map.")
+    start = PCA(2, svd_solver="full").fit_transform(vectors.astype(np.float64))
+    points, _ = smacof(distances, n_components=2, init=start, n_init=1)
+    planar = pairwise_distances(points)
+    return points, float(np.sqrt(((distances - planar) ** 2).sum() / (planar**2).sum()))
+
+
+def spread_out(points: np.ndarray, gap: float, count: int) -> np.ndarray:
+    """Points that lie apart, to be shown as pictures: each the furthest from all before it.
+
+    Args:
+      points: [P, 2]; the first chosen is nearest to their mean.
+      gap: the least distance between two of them.
+      count: how many at most.
+
+    Returns:
+      Numbers of points.
+    """
+    chosen = [int(np.linalg.norm(points - points.mean(axis=0), axis=1).argmin())]
+    while len(chosen) < count:
+        # Pictures are squares: what counts is the larger of the two differences.
+        apart = np.abs(points[:, np.newaxis] - points[chosen]).max(axis=2).min(axis=1)
+        furthest = int(apart.argmax())
+        if apart[furthest] < gap:
+            break
+        chosen.append(furthest)
+    return np.array(chosen)
+
+
+def mds_part(images: RunImages, queries: Embedded, found: Classified) -> Part:
+    """Figure 4: maps of the classes that are classified best and worst.
+
+    Args:
+      images: of the run, with labels.
+      queries: held-out images.
+      found: how they were classified.
+
+    Raises:
+      Unavailable: there are fewer than six classes, or the embeddings have collapsed.
+    """
+    labels, names = images.train.labels, images.train.class_names
+    accuracies = class_accuracies(found.predicted, queries.source.labels, len(names))
+    accuracies[np.bincount(labels, minlength=len(names)) == 0] = np.nan
+    halves = extreme_classes(accuracies, CLASSES)
+    rows = {
+        c: _of_class(labels, c, images.run.config.schedule.seed) for c in np.concatenate(halves)
+    }
+    points, stress = planar_map(images.embed(images.train, np.concatenate(list(rows.values()))))
+    ends = np.cumsum([len(of_class) for of_class in rows.values()])
+    points_of = dict(zip(rows, np.split(points, ends[:-1]), strict=True))
+    low, high = points.min(axis=0), points.max(axis=0)
+    side = 1.15 * float((high - low).max())
+    limits = (low + high)[:, np.newaxis] / 2 + [-side / 2, side / 2]
+    drawn = []
+    for kind, half in zip(("high", "low"), halves, strict=True):
+        classes = _with_pictures(
+            images,
+            [f"{names[c]} ({accuracies[c]:.0%})" for c in half],
+            [points_of[c] for c in half],
+            [rows[c] for c in half],
+            gap=PICTURE_SIDE * side,
+        )
+        title = f"Classes of {kind} accuracy"
+        alt = f"{title}, as points in the plane: {', '.join(c.label for c in classes)}."
+        drawn.append(Plot(f"mds-{kind}", plots.planar_map(title, classes, limits), alt))
+    return Part(
+        f"Up to {IMAGES_A_CLASS} training images, drawn at random, of each of the {CLASSES} "
+        f"classes with the highest and the {CLASSES} with the lowest held-out accuracy (in "
+        f"brackets; {found.rows.shape[1]} nearest neighbours). One metric multi-dimensional "
+        f"scaling of all {len(points)} (SMACOF): distances in the plane stand for Euclidean "
+        "distances between the unit vectors of the images' centre crops. Stress-1 is "
+        f"{stress:.2f}; 0 would keep every distance. Both panels have the same axes. Some points "
+        "are shown as their images.",
+        tuple(drawn),
+    )
+
+
+def _of_class(labels: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """Numbers of up to `IMAGES_A_CLASS` images of a class."""
+    rows = np.flatnonzero(labels == number)
+    return rows[sample_rows(len(rows), IMAGES_A_CLASS, seed, stream=int(number))]
+
+
+def _with_pictures(
+    images: RunImages,
+    names: list[str],
+    points: list[np.ndarray],
+    rows: list[np.ndarray],
+    gap: float,
+) -> list[plots.MapClass]:
+    """Classes of one panel, with the pictures that have room in it."""
+    shown = spread_out(np.concatenate(points), gap, PICTURES)
+    starts = np.cumsum([0] + [len(of_class) for of_class in points])
+    classes = []
+    for i, name in enumerate(names):
+        pictured = shown[(starts[i] <= shown) & (shown < starts[i + 1])] - starts[i]
+        pictures = images.pictures(images.train, rows[i][pictured]) if len(pictured) else ()
+        classes.append(plots.MapClass(name, points[i], pictured, pictures))
+    return classes

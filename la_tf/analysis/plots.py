@@ -1,0 +1,320 @@
+"""Draws figures as SVG that is legible on a light and on a dark page.
+
+Every panel is a file of its own, so that a page can put them side by side or, on a telephone, below
+each other. No global state of matplotlib is used but its settings, and these only while drawing.
+"""
+
+import dataclasses
+import io
+import textwrap
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+from la_tf.analysis.part import Group
+
+GROUND, INK, MUTED, FAINT = "#ffffff", "#1f2430", "#667080", "#dde1e7"
+DARK = {GROUND: "#1a1e26", INK: "#e4e8ef", MUTED: "#9aa5b5", FAINT: "#353c49"}
+# Told apart with any colour vision (after Okabe and Ito), on white and on near black. Lines differ
+# in their dashes too, points in their shapes.
+COLOURS = ("#2b7fc4", "#e08214", "#169873", "#c2508e", "#7a68c9", "#8c8c1f")
+DASHES = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)))
+SHAPES = ("o", "s", "^")
+_SIZE = (4.6, 3.0)  # inches
+_STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": 10,
+    "text.color": INK,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.labelcolor": MUTED,
+    "axes.facecolor": GROUND,
+    "figure.facecolor": GROUND,
+    "axes.edgecolor": FAINT,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.7,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "la_tf",  # the same figure is the same file
+}
+_drawn = matplotlib.rc_context(_STYLE)
+
+
+def _axes(width: float = _SIZE[0], height: float = _SIZE[1]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _legend(axes: Axes) -> None:
+    """Names the lines below the axes, where they cover nothing; side by side if that fits."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = len(labels) if sum(len(label) + 8 for label in labels) < 60 else 1
+    axes.figure.legend(handles, labels, loc="outside lower left", ncols=columns)
+
+
+def _in_percent(value: float, position: int) -> str:
+    del position
+    return f"{100 * value:.3g}%"
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    # Attributes that matplotlib writes can be matched, and so be given another colour in the dark.
+    rules = "".join(
+        f'[style*="{what}: {light}"]{{{what}:{dark} !important}}'
+        for light, dark in DARK.items()
+        for what in ("fill", "stroke")
+    )
+    style = f"<style>@media screen and (prefers-color-scheme:dark){{{rules}}}</style>"
+    head, end, body = buffer.getvalue().partition(" <defs>\n")
+    return head + style + "\n" + end + body
+
+
+@dataclasses.dataclass(frozen=True)
+class Distribution:
+    """Values of one run, for a histogram."""
+
+    label: str
+    values: np.ndarray
+
+
+@_drawn
+def histograms(title: str, distributions: Sequence[Distribution], bins: int = 45) -> str:
+    """Histograms over each other (a panel of Figure 2).
+
+    Args:
+      title: what the values are.
+      distributions: one a run.
+      bins: the same for all.
+
+    Returns:
+      SVG.
+    """
+    figure, axes = _axes(_SIZE[0], _SIZE[1] + 0.18 * max(0, len(distributions) - 2))
+    edges = np.histogram_bin_edges(np.concatenate([d.values for d in distributions]), bins)
+    for i, distribution in enumerate(distributions):
+        colour = COLOURS[i % len(COLOURS)]
+        counts, _ = np.histogram(distribution.values, edges)
+        shares = counts / len(distribution.values)
+        axes.stairs(shares, edges, fill=True, color=colour, alpha=0.22)
+        axes.stairs(
+            shares,
+            edges,
+            color=colour,
+            linewidth=1.6,
+            linestyle=DASHES[i % len(DASHES)],
+            label=distribution.label,
+        )
+    axes.set_title(title)
+    axes.set_xlabel("mean similarity")
+    axes.set_ylabel("images")
+    axes.yaxis.set_major_formatter(_in_percent)
+    axes.grid(visible=False, axis="x")
+    _legend(axes)
+    return _svg(figure)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One line of a panel: what it is, epochs, and values."""
+
+    label: str
+    epochs: list[float]
+    values: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """What belongs into one pair of axes; the horizontal one is epochs.
+
+    Attributes:
+      name: of the file.
+      title: what is drawn, with its unit.
+      curves: none of them empty.
+      levels: value -> what a horizontal line at it means.
+      share: whether the values lie between 0 and 1.
+      log: whether the axis is logarithmic where the values differ much.
+    """
+
+    name: str
+    title: str
+    curves: tuple[Curve, ...]
+    levels: dict[float, str] = dataclasses.field(default_factory=dict)
+    share: bool = False
+    log: bool = False
+
+
+@_drawn
+def learning_curve(panel: Panel, switch: float | None, last_epoch: float) -> str:
+    """One panel of the learning curves.
+
+    Args:
+      panel: its lines.
+      switch: the epoch at which Local Aggregation began, or None.
+      last_epoch: where the horizontal axis ends.
+
+    Returns:
+      SVG.
+    """
+    figure, axes = _axes()
+    for i, curve in enumerate(panel.curves):
+        axes.plot(
+            curve.epochs,
+            curve.values,
+            color=COLOURS[i],
+            linestyle=DASHES[i],
+            marker="o" if len(curve.epochs) < 3 else None,
+            markersize=4,
+            label=curve.label,
+        )
+    for value, meaning in panel.levels.items():
+        axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
+        axes.annotate(
+            meaning,
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8.5,
+            color=MUTED,
+        )
+    axes.set_title(panel.title, pad=20 if switch is not None else None)
+    axes.set_xlabel("epoch")
+    axes.set_xlim(0, last_epoch or 1)  # before the first step there is kNN already
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=last_epoch >= 2))
+    _scale(axes, panel)
+    if switch is not None:
+        axes.axvline(switch, color=MUTED, linewidth=1)
+        axes.annotate(
+            "IR | LA",
+            (switch, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8.5,
+            color=MUTED,
+        )
+    if len(panel.curves) > 1:
+        _legend(axes)
+    return _svg(figure)
+
+
+def _scale(axes: Axes, panel: Panel) -> None:
+    values = [value for curve in panel.curves for value in curve.values]
+    if panel.log and max(values) > 2 * min(values):
+        axes.set_yscale("log")
+        axes.set_ylim(min(values) / 2, max(values) * 2)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        return
+    if panel.share:
+        axes.yaxis.set_major_formatter(_in_percent)
+    # Room above for a line, and for the words on a level.
+    axes.set_ylim(0, 1.1 * max([*values, *panel.levels]) or 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class MapClass:
+    """One class on a map.
+
+    Attributes:
+      label: its name and accuracy.
+      points: [P, 2].
+      pictured: numbers of the points that are shown as pictures.
+      pictures: uint8 [len(pictured), S, S, 3].
+    """
+
+    label: str
+    points: np.ndarray
+    pictured: np.ndarray
+    pictures: Sequence[np.ndarray]
+
+
+@_drawn
+def planar_map(title: str, classes: Sequence[MapClass], limits: np.ndarray) -> str:
+    """Points of three classes with some of their images (a panel of Figure 4).
+
+    Args:
+      title: of the panel.
+      classes: at most three.
+      limits: [2, 2], the ends of either axis, so that two panels have one scale.
+
+    Returns:
+      SVG.
+    """
+    figure, axes = _axes(_SIZE[0], 5.0)
+    for i, of_class in enumerate(classes):
+        axes.scatter(
+            *of_class.points.T,
+            s=20,
+            color=COLOURS[i],
+            marker=SHAPES[i],
+            linewidths=0,
+            alpha=0.8,
+            label=of_class.label,
+        )
+    for i, of_class in enumerate(classes):
+        for number, picture in zip(of_class.pictured, of_class.pictures, strict=True):
+            image = OffsetImage(picture, zoom=26 / len(picture), interpolation="nearest")
+            frame = {"edgecolor": COLOURS[i], "linewidth": 1.6}
+            axes.add_artist(
+                AnnotationBbox(image, of_class.points[number], pad=0.06, bboxprops=frame)
+            )
+    axes.set(title=title, xlim=limits[0], ylim=limits[1], aspect="equal", xticks=[], yticks=[])
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(True)
+    _legend(axes)
+    return _svg(figure)
+
+
+@_drawn
+def neighbour_sheet(groups: Sequence[Group]) -> bytes:
+    """Queries and their neighbours as one picture, in the form of Figure 3.
+
+    Args:
+      groups: with strips of the same length each.
+
+    Returns:
+      PNG.
+    """
+    strips = [(g.heading, strip) for g in groups for strip in g.strips]
+    columns = 1 + max(len(strip.neighbours) for _, strip in strips)
+    figure = Figure(figsize=(1.15 * columns, 1.6 * len(strips)), layout="constrained")
+    for part, (heading, strip) in zip(
+        figure.subfigures(len(strips), squeeze=False)[:, 0], strips, strict=True
+    ):
+        part.suptitle(f"{heading}: {strip.words}", x=0.01, ha="left", fontsize=9, color=MUTED)
+        tiles = (strip.query, *strip.neighbours)
+        for axes, tile in zip(part.subplots(1, columns, squeeze=False)[0], tiles, strict=False):
+            axes.imshow(tile.picture, interpolation="nearest" if len(tile.picture) < 96 else None)
+            below = "query" if tile.similarity is None else f"{tile.similarity:.2f} {tile.name}"
+            axes.set_xlabel(textwrap.shorten(below, 19, placeholder="…"), fontsize=8, color=INK)
+        for axes in part.axes:
+            axes.set(xticks=[], yticks=[])
+            axes.grid(visible=False)
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160)
+    return buffer.getvalue()

@@ -1,0 +1,246 @@
+"""Writes report.html: everything there is to see of a run, in one file that needs no other."""
+
+import base64
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jinja2
+import tensorflow as tf
+from PIL import Image
+
+from la_tf.analysis import curves, record, retrieval
+from la_tf.analysis.density import bank_density, density_part
+from la_tf.analysis.images import RunImages, data_uri
+from la_tf.analysis.mds import mds_part
+from la_tf.analysis.part import Part, Unavailable
+from la_tf.analysis.plots import neighbour_sheet
+from la_tf.data.base import DataError
+from la_tf.data.pipeline import steps_per_epoch
+from la_tf.evaluation.table import table_rows
+from la_tf.run_directory import RunError, read_log
+from la_tf.trained import TrainedRun, load_run, open_images
+
+REPORT = "report.html"
+FIGURES = "figures"
+AUGMENTED_VIEWS = "augmented_views.png"  # in FIGURES, from training
+
+
+def write_report(
+    run_dir: str,
+    others: Sequence[str] = (),
+    data: str | None = None,
+    val_data: str | None = None,
+    holdout: int = 0,
+    say: Callable[[str], None] = print,
+) -> pathlib.Path:
+    """Writes report.html and figures/ into a run directory, finished or not, labelled or not.
+
+    What cannot be made is said in its place. Of large data, samples are used, and the captions say
+    so: 5,000 rows of the bank for the densities, 10,000 held-out images, and 50,000 training images
+    where the bank is of others.
+
+    Args:
+      run_dir: as `tools/train.py` made it.
+      others: other runs, to be drawn into the densities (Figure 2).
+      data: as `open_images` takes it; without it, the run's images, if they are still there.
+      val_data: the same.
+      holdout: the same.
+      say: takes sentences for a person.
+
+    Returns:
+      The report's path.
+
+    Raises:
+      RunError: there is no such run, or the report cannot be written.
+      ConfigError: the run's configuration is not one of this version.
+      DataError: `data` or `val_data` cannot be used.
+    """
+    run = load_run(run_dir)
+    compared = [load_run(other) for other in others]
+    neighbours, map_ = _of_images(run, data, val_data, holdout, say)
+    metrics, timing = _log(run, "metrics.jsonl"), _log(run, "timing.jsonl")
+    records = metrics.value or []
+    steps = steps_per_epoch(len(run.bank), run.config.data.batch_size)
+    schedule = run.config.schedule
+    panels = curves.panels(records, timing.value or [], run.config, len(run.bank), steps)
+    rows, gallery = table_rows(records, schedule.ir_epochs * steps, schedule.epochs * steps)
+    sections = [
+        _Section(
+            "curves",
+            "Learning curves",
+            _attempt(lambda: curves.curves_part(panels, schedule.ir_epochs, run.epoch)),
+        ),
+        _Section(
+            "density",
+            "Density of the embedding",
+            _attempt(lambda: _densities([run, *compared])),
+            "Figure 2",
+        ),
+        _Section("neighbours", "Nearest neighbours", neighbours, "Figure 3"),
+        _Section("map", "Map of classes", map_, "Figure 4"),
+    ]
+    page = _template().render(
+        name=_name(run),
+        path=str(run.path),
+        summary=record.summary(run, records),
+        warnings=[log.missing for log in (metrics, timing) if log.missing]
+        + record.warnings(run, records),
+        milestones=record.milestone_table(rows, gallery) if rows else None,
+        results=_attempt(lambda: record.result_tables(run)),
+        views=_attempt(lambda: _augmented_views(run)),
+        sections=sections,
+        configuration=record.configuration(run.config),
+        environments=_attempt(lambda: record.environments(run)),
+    )
+    try:
+        _write_figures(run.path / FIGURES, sections)
+        _replace(run.path / REPORT, page.encode(errors="replace"))
+    except OSError as error:
+        raise RunError(
+            f"the report cannot be written into {run.path}: {error.strerror}."
+        ) from error
+    return run.path / REPORT
+
+
+@dataclasses.dataclass(frozen=True)
+class _Attempt:
+    """What could be made, or the sentence that says why it could not."""
+
+    value: Any = None
+    missing: str = ""
+
+
+def _attempt(make: Callable[[], Any]) -> _Attempt:
+    try:
+        return _Attempt(make())
+    except (Unavailable, RunError) as reason:
+        return _Attempt(missing=str(reason))
+    except tf.errors.OpError as error:
+        # Large data are not decoded before they are used, see `check_images`.
+        return _Attempt(missing=f"An image cannot be read: {error.message.splitlines()[0]}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Section:
+    """A part of the report under its heading, and the figure of the paper that it is."""
+
+    key: str
+    heading: str
+    attempt: _Attempt
+    figure: str = ""
+
+
+def _of_images(
+    run: TrainedRun, data: str | None, val_data: str | None, holdout: int, say: Callable
+) -> tuple[_Attempt, _Attempt]:
+    """What needs the images themselves: nearest neighbours, and the map of classes."""
+    try:
+        train, heldout = open_images(run, data, val_data, holdout, say)
+    except DataError as error:
+        if data is not None or val_data is not None:
+            raise
+        gone = _Attempt(
+            missing=f"The images of the run are needed, and cannot be used: {error} If they have "
+            "moved, tools/analyze.py takes their place as --data."
+        )
+        return gone, gone
+    images = RunImages(run, train, heldout, say)
+    gallery = _attempt(images.gallery)
+    if gallery.missing:
+        return gallery, gallery
+    if not images.labelled:
+        return (
+            _attempt(lambda: retrieval.sampled_part(images, gallery.value)),
+            _Attempt(missing="Labelled held-out images are needed to choose classes; none exist."),
+        )
+    queries = _attempt(images.queries)
+    if queries.missing:
+        return queries, queries
+    found = retrieval.classify(
+        queries.value.vectors,
+        gallery.value.vectors,
+        gallery.value.source.labels,
+        len(train.class_names),
+        run.config.objective.tau,
+    )
+    return (
+        _attempt(lambda: retrieval.labelled_part(images, gallery.value, queries.value, found)),
+        _attempt(lambda: mds_part(images, queries.value, found)),
+    )
+
+
+def _augmented_views(run: TrainedRun) -> str:
+    """The sheet that training leaves of what its network sees, as a data: address."""
+    path = run.path / FIGURES / AUGMENTED_VIEWS
+    try:
+        with Image.open(path) as sheet:
+            return data_uri(sheet, side=1200)
+    except OSError as error:
+        raise Unavailable(
+            f"There is no {FIGURES}/{AUGMENTED_VIEWS} that can be read; training writes it."
+        ) from error
+
+
+def _densities(runs: Sequence[TrainedRun]) -> Part:
+    """Figure 2 of runs that are told apart by their names, or else by their paths."""
+    names = [_name(run) for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run.path) for run in runs]
+    return density_part(
+        [
+            bank_density(f"{name} ({run.objective})", run.bank, run.config.schedule.seed)
+            for name, run in zip(names, runs, strict=True)
+        ]
+    )
+
+
+def _name(run: TrainedRun) -> str:
+    return run.path.resolve().name
+
+
+def _log(run: TrainedRun, name: str) -> _Attempt:
+    """The records of one of the run's logs."""
+    try:
+        return _Attempt(read_log(run.path / name))
+    except (OSError, ValueError) as error:
+        return _Attempt(missing=f"{name} cannot be read ({error}): its numbers are left out.")
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("la_tf.analysis"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["picture_uri"] = data_uri
+    environment.filters["svg_uri"] = _svg_uri
+    return environment.get_template("report.html")
+
+
+def _svg_uri(svg: str) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode('ascii')}"
+
+
+def _write_figures(folder: pathlib.Path, sections: Sequence[_Section]) -> None:
+    """Writes every drawing as a file of its own."""
+    folder.mkdir(exist_ok=True)
+    for section in sections:
+        part = section.attempt.value
+        if part is None:
+            continue
+        for plot in part.plots:
+            _replace(folder / f"{plot.name}.svg", plot.svg.encode())
+        if part.groups:
+            _replace(folder / f"{section.key}.png", neighbour_sheet(part.groups))
+
+
+def _replace(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file in one step: whoever opens it sees the old one or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)

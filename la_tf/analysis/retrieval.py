@@ -1,0 +1,213 @@
+"""Images and their nearest neighbours in the embedding (Figure 3)."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from la_tf.analysis.images import Embedded, RunImages
+from la_tf.analysis.part import Group, Part, Strip, Tile, Unavailable
+from la_tf.data.base import Source, sample_rows
+from la_tf.evaluation.knn import nearest, votes
+
+STRIPS = 4  # successes, and as many failures
+SAMPLED_STRIPS = 6  # without labels
+NEIGHBOURS = 8  # in a strip
+
+
+@dataclasses.dataclass(frozen=True)
+class Classified:
+    """What the weighted k-nearest-neighbour classifier says of Q queries.
+
+    Attributes:
+      predicted: [Q] classes.
+      confidence: [Q] the predicted class's share of the weighted votes, in (0, 1].
+      rows: [Q, k] rows of the gallery, the most similar first.
+      similarities: [Q, k] falling.
+    """
+
+    predicted: np.ndarray
+    confidence: np.ndarray
+    rows: np.ndarray
+    similarities: np.ndarray
+
+
+def classify(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    gallery_labels: np.ndarray,
+    num_classes: int,
+    tau: float,
+    k: int = 200,
+) -> Classified:
+    """Predicts the class of each query as `weighted_knn` does, and says how surely.
+
+    Args:
+      queries: [Q, D] unit rows.
+      gallery: [N, D] unit rows.
+      gallery_labels: [N] classes.
+      num_classes: number of classes.
+      tau: temperature of the votes.
+      k: neighbours that vote; clipped to N.
+    """
+    similarities, rows = nearest(queries, gallery, min(k, len(gallery)))
+    scores = votes(similarities, gallery_labels[rows], num_classes, tau)
+    shares = scores / scores.sum(axis=1, keepdims=True)
+    return Classified(shares.argmax(axis=1), shares.max(axis=1), rows, similarities)
+
+
+def most_confident(
+    confidence: np.ndarray, labels: np.ndarray, eligible: np.ndarray, count: int
+) -> np.ndarray:
+    """The queries of highest confidence, of as many classes as possible.
+
+    Args:
+      confidence: [Q].
+      labels: [Q] classes.
+      eligible: bool [Q], which queries may be chosen: the right ones, or the wrong ones.
+      count: how many.
+
+    Returns:
+      At most `count` query numbers by falling confidence. Every class gives one before any gives
+      a second; of equal ones the first comes first.
+    """
+    candidates = np.flatnonzero(eligible)
+    candidates = candidates[np.argsort(-confidence[candidates], kind="stable")]
+    rank_in_class = np.empty(len(candidates), int)
+    for label in np.unique(labels[candidates]):
+        of_class = labels[candidates] == label
+        rank_in_class[of_class] = np.arange(of_class.sum())
+    chosen = candidates[np.argsort(rank_in_class, kind="stable")[:count]]
+    return chosen[np.argsort(-confidence[chosen], kind="stable")]
+
+
+def nearest_others(
+    queries: np.ndarray, own_rows: np.ndarray, gallery: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest rows of a gallery that the queries are part of, without the queries themselves.
+
+    Args:
+      queries: [Q, D] unit rows.
+      own_rows: [Q] the row of the gallery that is each query's own.
+      gallery: [N, D] unit rows.
+      count: how many neighbours; at most N - 1.
+
+    Returns:
+      Similarities [Q, count], falling, and row numbers [Q, count].
+    """
+    similarities, rows = nearest(queries, gallery, count + 1)
+    own = rows == own_rows[:, np.newaxis]
+    # An own row that is further away than all of these takes no place from another one.
+    own[~own.any(axis=1), -1] = True
+    shape = (len(queries), count)
+    return similarities[~own].reshape(shape), rows[~own].reshape(shape)
+
+
+def labelled_part(
+    images: RunImages, gallery: Embedded, queries: Embedded, found: Classified
+) -> Part:
+    """Figure 3: the most confident successes and failures among held-out images.
+
+    Args:
+      images: of the run.
+      gallery: what was searched, with labels.
+      queries: held-out images, with labels.
+      found: how they were classified.
+    """
+    labels, names = queries.source.labels, queries.source.class_names
+    right = found.predicted == labels
+    groups = []
+    for kind, eligible in (("successes", right), ("failures", ~right)):
+        rows = most_confident(found.confidence, labels, eligible, STRIPS)
+        words = [
+            f"True class {names[labels[row]]}, predicted {names[found.predicted[row]]}, "
+            f"confidence {found.confidence[row]:.2f}"
+            for row in rows
+        ]
+        neighbours = found.rows[rows, :NEIGHBOURS], found.similarities[rows, :NEIGHBOURS]
+        strips = _strips(images, queries.source, rows, words, gallery.source, *neighbours)
+        groups.append(Group(f"Most confident {kind}", strips))
+    return Part(
+        f"Left a held-out image, then its nearest neighbours in {gallery.words}, with similarity "
+        f"falling. Of {queries.words}, {right.mean():.1%} are classified rightly by their "
+        f"{found.rows.shape[1]} nearest neighbours; confidence is the share of the weighted votes "
+        "that the predicted class has. As many classes are shown as fit. The paper's failures are "
+        "of low confidence; these are the ones the network is surest of.",
+        groups=tuple(group for group in groups if group.strips),
+    )
+
+
+def sampled_part(images: RunImages, gallery: Embedded) -> Part:
+    """Figure 3 without classes: a seeded sample of images and their neighbours.
+
+    Held-out images where there are any, else training images, which are then left out of their own
+    neighbours.
+
+    Raises:
+      Unavailable: there are no two images.
+    """
+    seed = images.run.config.schedule.seed
+    if images.heldout is not None:
+        kind, source = "held-out", images.heldout
+        rows = sample_rows(len(source), SAMPLED_STRIPS, seed)
+        count = min(NEIGHBOURS, len(gallery.vectors))
+        similarities, found = nearest(images.embed(source, rows), gallery.vectors, count)
+    else:
+        kind, source = "training", gallery.source
+        rows = sample_rows(len(source), SAMPLED_STRIPS, seed)
+        count = min(NEIGHBOURS, len(gallery.vectors) - 1)
+        if not count:
+            raise Unavailable("A single image has no neighbours.")
+        similarities, found = nearest_others(
+            images.embed(source, rows), rows, gallery.vectors, count
+        )
+    words = [pathlib.PurePath(source.key(int(row))).name for row in rows]
+    strips = _strips(images, source, rows, words, gallery.source, found, similarities)
+    return Part(
+        f"Left a {kind} image, drawn at random, then its nearest neighbours in {gallery.words}, "
+        "with similarity falling. Without labelled held-out images there are no successes and "
+        "failures to choose from.",
+        groups=(Group(f"A sample of {kind} images", strips),),
+    )
+
+
+def _strips(
+    images: RunImages,
+    source: Source,
+    rows: np.ndarray,
+    words: list[str],
+    gallery: Source,
+    neighbours: np.ndarray,
+    similarities: np.ndarray,
+) -> tuple[Strip, ...]:
+    """A strip for each of `rows`, with neighbours and similarities [R, n]."""
+    if not len(rows):
+        return ()
+    pictures = images.pictures(source, rows)
+    found = images.pictures(gallery, neighbours.ravel())
+    found = found.reshape(*neighbours.shape, *found.shape[1:])
+    query_names, names = _names(source, rows), _names(gallery, neighbours.ravel())
+    names = np.reshape(names, neighbours.shape)
+    compared = source.labels is not None and gallery.labels is not None
+    return tuple(
+        Strip(
+            words[i],
+            Tile(pictures[i], query_names[i]),
+            tuple(
+                Tile(
+                    found[i, j],
+                    str(names[i, j]),
+                    float(similarities[i, j]),
+                    bool(names[i, j] == query_names[i]) if compared else None,
+                )
+                for j in range(neighbours.shape[1])
+            ),
+        )
+        for i in range(len(rows))
+    )
+
+
+def _names(source: Source, rows: np.ndarray) -> list[str]:
+    if source.labels is None:
+        return [""] * len(rows)
+    return [source.class_names[label] for label in source.labels[rows]]

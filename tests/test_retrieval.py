@@ -1,0 +1,141 @@
+"""Figure 3: neighbours of points placed by hand, and which images are shown."""
+
+import io
+import math
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from la_tf.analysis import retrieval
+from la_tf.analysis.images import Embedded, RunImages
+from la_tf.analysis.part import Unavailable
+from la_tf.data.base import Subset
+from la_tf.data.digits import DigitsSource
+
+
+def angles(*degrees: float) -> np.ndarray:
+    radians = np.radians(degrees)
+    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
+
+
+def pixels_of(source, row: int) -> np.ndarray:
+    """An image as Pillow decodes it, uint8 [S, S, 3]."""
+    return np.asarray(Image.open(io.BytesIO(source.read(row))).convert("RGB"))
+
+
+def images_of(train, heldout=None) -> RunImages:
+    """The images of a run whose network takes the mean over rows for an embedding."""
+
+    def network(images, training):
+        del training
+        columns = tf.reshape(tf.reduce_mean(images, axis=1), [tf.shape(images)[0], -1])
+        return tf.math.l2_normalize(columns, axis=1)
+
+    config = types.SimpleNamespace(
+        data=types.SimpleNamespace(image_size=32), schedule=types.SimpleNamespace(seed=0)
+    )
+    run = types.SimpleNamespace(network=network, config=config)
+    return RunImages(run, train, heldout, lambda sentence: None)
+
+
+def test_neighbours_of_rows_leave_the_rows_themselves_out():
+    gallery = angles(0, 10, 25, 90, 100)
+    similarities, rows = retrieval.nearest_others(gallery[[1, 4]], np.array([1, 4]), gallery, 2)
+    assert rows.tolist() == [[0, 2], [3, 2]]
+    expected = [[math.cos(math.radians(a)) for a in pair] for pair in ((10, 15), (10, 75))]
+    np.testing.assert_allclose(similarities, expected, atol=1e-6)
+
+
+def test_an_own_row_that_lies_far_takes_no_place():
+    gallery = angles(0, 10, 25, 180)
+    _, rows = retrieval.nearest_others(angles(1), np.array([3]), gallery, 2)
+    assert rows.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("k", [1, 7, 200])
+def test_prediction_and_confidence_equal_votes_counted_one_by_one(unit_rows, k):
+    queries, gallery = unit_rows(30, 5, 1), unit_rows(60, 5, 2)
+    labels = np.random.default_rng(0).integers(0, 4, 60)
+    found = retrieval.classify(queries, gallery, labels, 4, tau=0.1, k=k)
+    for q, query in enumerate(queries.astype(np.float64)):
+        similarity = gallery.astype(np.float64) @ query
+        voters = np.argsort(-similarity)[:k]
+        votes = [
+            sum(math.exp(similarity[i] / 0.1) for i in voters if labels[i] == label)
+            for label in range(4)
+        ]
+        assert found.predicted[q] == np.argmax(votes)
+        assert found.confidence[q] == pytest.approx(max(votes) / sum(votes), rel=1e-4)
+        assert found.rows[q].tolist() == voters.tolist()
+
+
+def test_the_most_confident_come_from_as_many_classes_as_there_are():
+    confidence = np.array([0.9, 0.8, 0.99, 0.7, 0.8, 0.95])
+    labels = np.array([0, 0, 1, 2, 0, 1])
+    eligible = np.array([True, True, True, True, True, False])
+
+    def chosen(count):
+        return retrieval.most_confident(confidence, labels, eligible, count).tolist()
+
+    assert chosen(2) == [2, 0]
+    assert chosen(3) == [2, 0, 3]
+    assert chosen(4) == [2, 0, 1, 3]  # a second of class 0, the earlier of two that are equal
+    assert chosen(9) == [2, 0, 1, 4, 3]
+    assert retrieval.most_confident(confidence, labels, ~eligible & False, 3).tolist() == []
+
+
+def test_strips_show_the_right_pictures_with_their_classes():
+    digits = DigitsSource()
+    train, heldout = Subset(digits, range(10)), Subset(digits, [11, 12])  # train: 0 to 9 in order
+    images = images_of(train, heldout)
+    gallery = Embedded(train, angles(*range(0, 100, 10)), "the gallery", True)
+    queries = Embedded(heldout, angles(11, 52), "2 images")  # a 1 near row 1; a 2 near row 5
+    found = retrieval.classify(queries.vectors, gallery.vectors, train.labels, 10, 0.07, k=3)
+    part = retrieval.labelled_part(images, gallery, queries, found)
+    success, failure = (group.strips[0] for group in part.groups)
+    assert [group.heading for group in part.groups] == [
+        "Most confident successes",
+        "Most confident failures",
+    ]
+    assert success.words.startswith("True class 1, predicted 1, confidence 0.")
+    assert failure.words.startswith("True class 2, predicted 5, confidence 0.")
+    for strip, query, rows in ((success, 0, [1, 2, 0]), (failure, 1, [5, 6, 4])):
+        assert [tile.name for tile in strip.neighbours] == [str(row) for row in rows]
+        np.testing.assert_array_equal(strip.query.picture, pixels_of(heldout, query))
+        for tile, row in zip(strip.neighbours, rows, strict=True):
+            # 32-pixel images at 32 pixels: a centre crop is the image itself.
+            np.testing.assert_array_equal(tile.picture, pixels_of(train, row))
+            cosine = float(queries.vectors[query] @ gallery.vectors[row])
+            assert tile.similarity == pytest.approx(cosine, abs=1e-6)
+    assert [tile.same for tile in success.neighbours] == [True, False, False]
+    assert "50.0% are classified rightly by their 3 nearest neighbours" in part.caption
+
+
+def test_without_held_out_images_a_sample_of_training_images_is_shown():
+    train = Subset(DigitsSource(), range(40))
+    train.labels = train.class_names = None
+    images = images_of(train)
+    gallery = Embedded(train, images.embed(train, np.arange(40)), "the gallery")
+    part = retrieval.sampled_part(images, gallery)
+    (group,) = part.groups
+    assert len(group.strips) == retrieval.SAMPLED_STRIPS
+    for strip in group.strips:
+        # words name the image as digits[i]; its neighbours, by a sort of all others
+        row = int(strip.words.removeprefix("digits[").removesuffix("]"))
+        similarity = gallery.vectors @ gallery.vectors[row]
+        expected = [i for i in np.argsort(-similarity, kind="stable") if i != row]
+        np.testing.assert_array_equal(strip.query.picture, pixels_of(train, row))
+        for tile, neighbour in zip(strip.neighbours, expected, strict=False):
+            assert tile.similarity == pytest.approx(similarity[neighbour], abs=1e-5)
+            assert (tile.name, tile.same) == ("", None)
+    assert len(group.strips[0].neighbours) == retrieval.NEIGHBOURS
+
+
+def test_a_single_image_has_no_neighbours():
+    train = Subset(DigitsSource(), [0])
+    gallery = Embedded(train, angles(0), "the gallery")
+    with pytest.raises(Unavailable, match="no neighbours"):
+        retrieval.sampled_part(images_of(train), gallery)
