@@ -355,3 +355,8 @@ def test_in_a_browser_nothing_is_wider_than_a_telephone(page, labelled, tmp_path
     ).stdout
     (title,) = re.findall("<title>(.*?)</title>", shown)
     assert title == "1280: 1280 wide, 0 broken; 390: 390 wide, 0 broken"
+
+
+def test_training_ends_by_writing_it(trained_run):
+    page = Page(trained_run / "report.html")
+    assert "smallnet" in page.source and page.all("img")
