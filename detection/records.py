@@ -1,0 +1,177 @@
+"""Writes PASCAL VOC as the TFRecords that TF Model Garden's detectors read."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from detection.voc import VOCError, VOCImage, number_of, read_split, refusal
+from la_tf.data.base import DataError
+from la_tf.data.record_writer import complete_or_absent
+
+INDEX = "records.json"
+IMAGES_PER_SHARD = 500
+_SHARDS = "images-*.tfrecord"
+_VERSION = 1  # of what a record holds
+
+
+@dataclasses.dataclass(frozen=True)
+class VOCRecords:
+    """A split as TFRecords.
+
+    Attributes:
+      pattern: the paths of the shards with a star for their numbers.
+      num_images: in all shards together.
+      problems: a sentence for each image that was left out.
+    """
+
+    pattern: str
+    num_images: int
+    problems: tuple[str, ...]
+
+
+def convert(
+    voc_dir: str | os.PathLike,
+    split: str,
+    output_dir: str | os.PathLike,
+    skip_bad: bool = False,
+    say: Callable[[str], None] = print,
+) -> VOCRecords:
+    """Writes a split of VOC as TFRecords, or finds those that an earlier call wrote.
+
+    They lie in a folder of `output_dir` such as VOC2007-trainval, which appears only when complete.
+    Each picture is decoded once, so that training does not stop at a damaged one.
+
+    Args:
+      voc_dir: the folder of one year, such as VOCdevkit/VOC2007.
+      split: train, val, trainval or test.
+      output_dir: where the folder of records is or will be.
+      skip_bad: leave out images with a problem instead of raising.
+      say: gets a sentence on what is done.
+
+    Returns:
+      Where the records are, and how many.
+
+    Raises:
+      VOCError: the data cannot be used, or the folder holds something else than its records.
+    """
+    images, problems = read_split(voc_dir, split, skip_bad)
+    identity = _identify(images)
+    folder = pathlib.Path(output_dir) / f"{pathlib.Path(voc_dir).resolve().name}-{split}"
+    if os.path.lexists(folder):
+        records = _reuse(folder, identity)
+        if records.problems and not skip_bad:
+            raise refusal(records.problems[0].removesuffix("."))
+        say(f"Using the {records.num_images} images in {folder}.")
+        return records
+    say(f"Writing {len(images)} images of {voc_dir}, {split}, to {folder}.")
+    try:
+        with complete_or_absent(str(folder)) as unfinished:
+            count, damaged = _write(images, pathlib.Path(unfinished), skip_bad)
+            index = {"identity": identity, "images": count, "problems": [*problems, *damaged]}
+            pathlib.Path(unfinished, INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    except DataError as error:
+        raise VOCError(str(error)) from error
+    return _open(folder, index)
+
+
+def encode(image: VOCImage, encoded: bytes) -> bytes:
+    """One image as official.vision.dataloaders.tf_example_decoder.TfExampleDecoder wants it.
+
+    VOC's box of whole pixels xmin..xmax, counted from 1, spans the continuous range from xmin - 1
+    to xmax. `is_crowd` holds VOC's `difficult`: training leaves these objects out and evaluation
+    sees them.
+
+    Args:
+      image: what is known about it.
+      encoded: the bytes of its file.
+
+    Returns:
+      A serialized tf.train.Example.
+    """
+    xmin, ymin, xmax, ymax = zip(*image.boxes, strict=True) if image.boxes else ((),) * 4
+    features = {
+        "image/encoded": _bytes(encoded),
+        "image/filename": _bytes(image.path.name.encode()),
+        "image/source_id": _bytes(str(number_of(image.image_id)).encode()),
+        "image/height": _integers([image.height]),
+        "image/width": _integers([image.width]),
+        "image/object/bbox/xmin": _floats([(x - 1) / image.width for x in xmin]),
+        "image/object/bbox/xmax": _floats([x / image.width for x in xmax]),
+        "image/object/bbox/ymin": _floats([(y - 1) / image.height for y in ymin]),
+        "image/object/bbox/ymax": _floats([y / image.height for y in ymax]),
+        "image/object/area": _floats(
+            [(x2 - x1 + 1) * (y2 - y1 + 1) for x1, y1, x2, y2 in image.boxes]
+        ),
+        "image/object/class/label": _integers(image.classes),
+        "image/object/is_crowd": _integers(image.difficult),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(
+        deterministic=True
+    )
+
+
+def _write(
+    images: Sequence[VOCImage], folder: pathlib.Path, skip_bad: bool
+) -> tuple[int, list[str]]:
+    count, problems = 0, []
+    for shard, start in enumerate(range(0, len(images), IMAGES_PER_SHARD)):
+        path = folder / _SHARDS.replace("*", f"{shard:05d}")
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for image in images[start : start + IMAGES_PER_SHARD]:
+                try:
+                    encoded = image.path.read_bytes()
+                    tf.io.decode_image(encoded, channels=3, expand_animations=False)
+                except (OSError, tf.errors.InvalidArgumentError) as error:
+                    problem = f"{image.path} cannot be decoded"
+                    if not skip_bad:
+                        raise refusal(problem) from error
+                    problems.append(f"{problem}.")
+                    continue
+                writer.write(encode(image, encoded))
+                count += 1
+    if not count:
+        raise VOCError(f"no image can be decoded: {problems[0]}")
+    return count, problems
+
+
+def _identify(images: Sequence[VOCImage]) -> str:
+    """A digest of all that enters the records, the pixels by the size of their file."""
+    digest = hashlib.sha256(str(_VERSION).encode())
+    for image in images:
+        size = (image.width, image.height, image.path.stat().st_size)
+        objects = (image.boxes, image.classes, image.difficult)
+        digest.update(repr((image.image_id, size, objects)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _reuse(folder: pathlib.Path, identity: str) -> VOCRecords:
+    way_out = "remove this folder, or name another place for the records."
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        found = index["identity"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise VOCError(f"{folder} holds no VOC records with their {INDEX}: {way_out}") from error
+    if found != identity:
+        raise VOCError(f"{folder} was made from other images or annotations: {way_out}")
+    return _open(folder, index)
+
+
+def _open(folder: pathlib.Path, index: dict) -> VOCRecords:
+    return VOCRecords(str(folder / _SHARDS), index["images"], tuple(index["problems"]))
+
+
+def _bytes(value: bytes) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def _integers(values: Sequence[int]) -> tf.train.Feature:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+
+def _floats(values: Sequence[float]) -> tf.train.Feature:
+    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
