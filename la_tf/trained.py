@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from la_tf import runtime
 from la_tf.config import Config, ConfigError, NumericsConfig, from_dict
-from la_tf.data.base import Source
+from la_tf.data.base import Source, align_labels
 from la_tf.data.checks import check_images
 from la_tf.data.identity import identify
 from la_tf.data.pipeline import steps_per_epoch
-from la_tf.data.sources import open_train_and_val
+from la_tf.data.sources import open_source, open_train_and_val
 from la_tf.networks import build_network
 from la_tf.run_directory import RunError
 
@@ -72,17 +72,20 @@ def load_run(run_dir: str) -> TrainedRun:
 
     Raises:
       RunError: there is no such run, no checkpoint of it, or one that cannot be read.
+      ConfigError: its network cannot be built.
     """
     path = pathlib.Path(run_dir).expanduser()
     try:
         stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        config = from_dict(stored["config"])
+        config, data = from_dict(stored["config"]), stored["data"]
     except FileNotFoundError:
         raise RunError(
             f"{path} holds no run: name a run directory that tools/train.py made."
         ) from None
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{path / 'config.json'} cannot be read: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{path / 'config.json'} cannot be read ({type(error).__name__}: {error}): restore it."
+        ) from error
     checkpoint = tf.train.latest_checkpoint(str(path / "checkpoints"))
     if checkpoint is None:
         raise RunError(f"{path} holds no checkpoint: train it first, or restore its checkpoints.")
@@ -101,7 +104,7 @@ def load_run(run_dir: str) -> TrainedRun:
             f"the checkpoint {checkpoint} cannot be read ({reason}): restore it, or remove its "
             "files to use an older one."
         ) from error
-    return TrainedRun(path, config, stored["data"], int(step), network, bank)
+    return TrainedRun(path, config, data, int(step), network, bank)
 
 
 def open_images(
@@ -116,8 +119,8 @@ def open_images(
     Args:
       run: whose images, and whose `skip_bad_images`.
       data: other images than the run's, or the run's at another place.
-      val_data: as in training; without `data`, the run's.
-      holdout: as in training; without `data`, the run's.
+      val_data: other held-out images; default the run's, or with `data` as in training.
+      holdout: as in training; only with `data`, since a run has its own.
       say: takes a sentence about images left out.
 
     Returns:
@@ -126,13 +129,15 @@ def open_images(
     Raises:
       DataError: images are missing or unusable, or held-out classes are unknown in training.
     """
-    config = run.config.data
+    config, seed = run.config.data, run.config.schedule.seed
     if data is not None:
-        config = dataclasses.replace(config, data=data, val_data=None, holdout=holdout)
-    if val_data is not None:
-        config = dataclasses.replace(config, val_data=val_data)
+        config = dataclasses.replace(config, data=data, val_data=val_data, holdout=holdout)
+    train_set, heldout = open_train_and_val(config, seed)
+    if data is None and val_data is not None:
+        # Whatever the run held out stays out of its training images.
+        heldout = align_labels(open_source(val_data, "val"), train_set)
     checked = []
-    for source in open_train_and_val(config, run.config.schedule.seed):
+    for source in (train_set, heldout):
         if source is not None:
             result = check_images(source, config.skip_bad_images)
             if result.bad:

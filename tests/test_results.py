@@ -10,7 +10,9 @@ from la_tf.evaluation.results import (
     Evaluation,
     find_evaluation,
     format_results,
+    gallery_note,
     read_evaluations,
+    require_own_name,
     result_table,
     write_evaluation,
 )
@@ -49,14 +51,31 @@ def test_what_is_written_is_read_again_in_the_order_of_the_table(tmp_path):
     assert read_evaluations(tmp_path / "nothing") == []
 
 
-def test_a_result_replaces_an_older_one_but_never_one_of_other_images(tmp_path):
+@pytest.mark.parametrize("other", [{"step": 800}, {"settings": {"k": [200, 1]}}])
+def test_no_result_takes_the_place_of_another(tmp_path, other):
+    second = dataclasses.replace(KNN, accuracy={"KNN": 0.6}, **other)
+    for evaluation in (KNN, second):
+        write_evaluation(tmp_path, evaluation)
+    assert len(read_evaluations(tmp_path)) == 2
+    again = dataclasses.replace(KNN, seconds=7.0)
+    write_evaluation(tmp_path, again)
+    found = read_evaluations(tmp_path)
+    assert len(found) == 2 and again in found and second in found
+
+
+def test_other_images_need_another_name(tmp_path):
+    require_own_name(tmp_path, "cifar10", "a-c")
     write_evaluation(tmp_path, KNN)
-    later = dataclasses.replace(KNN, step=800, accuracy={"KNN": 0.6})
-    write_evaluation(tmp_path, later)
-    assert read_evaluations(tmp_path) == [later]
-    with pytest.raises(RunError, match=r"other images of the same name.*--name"):
-        write_evaluation(tmp_path, dataclasses.replace(KNN, fingerprint="a-c"))
-    assert read_evaluations(tmp_path) == [later]
+    require_own_name(tmp_path, "cifar10", "a-b")
+    require_own_name(tmp_path, "cifar10.1", "a-c")
+    with pytest.raises(RunError, match=r"other images.*cifar10 too.*--name"):
+        require_own_name(tmp_path, "cifar10", "a-c")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", ".hidden", "a b", "-x"])
+def test_a_name_must_be_fit_for_a_file(tmp_path, name):
+    with pytest.raises(RunError, match="no name for a table"):
+        require_own_name(tmp_path, name, "a-b")
 
 
 def test_a_result_is_found_again_by_images_step_and_settings(tmp_path):
@@ -67,9 +86,10 @@ def test_a_result_is_found_again_by_images_step_and_settings(tmp_path):
         assert find_evaluation(tmp_path, dataclasses.replace(LINEAR, **change)) is None
 
 
-def test_a_damaged_file_is_named(tmp_path):
+@pytest.mark.parametrize("damage", ["{}", "[]", "", '"row"'])
+def test_a_damaged_file_is_named(tmp_path, damage):
     file = write_evaluation(tmp_path, KNN)
-    file.write_text("{}")
+    file.write_text(damage)
     with pytest.raises(RunError, match=str(file)):
         read_evaluations(tmp_path)
 
@@ -104,6 +124,34 @@ def test_beside_other_images_stand_the_places_numbers():
     # Table 2, and Table 2 of the supplement.
     assert la.values == {**readouts(10.3, 26.4, 39.9, 47.2, 50.1), "KNN": 42.4}
     assert rows[-1].values == {"KNN": 50.0, "KNN K=1": pytest.approx(43.21)}
+
+
+def test_an_unknown_row_is_damage_too(tmp_path):
+    file = write_evaluation(tmp_path, dataclasses.replace(KNN, row="supervised"))
+    with pytest.raises(RunError, match=str(file)):
+        read_evaluations(tmp_path)
+
+
+def test_steps_and_ways_have_lines_of_their_own():
+    later = dataclasses.replace(LINEAR, step=900, epoch=9.0)
+    crops = dataclasses.replace(KNN, settings=KNN.settings | {"gallery": "centre crops"})
+    rows = result_table([KNN, LINEAR, later, crops], "cifar10")[5:]
+    assert [row.name for row in rows] == [
+        "LA (epoch 7, memory bank)",
+        "LA (epoch 7, centre crops)",
+        "LA (epoch 9)",
+    ]
+    assert "KNN" in rows[0].values and "conv1" in rows[0].values
+    assert "conv1" not in rows[1].values and "KNN" not in rows[2].values
+
+
+def test_the_note_says_what_was_searched_and_how_many_voted():
+    crops = dataclasses.replace(UNTRAINED, settings={"gallery": "centre crops", "k": [200, 1]})
+    note = gallery_note([crops, KNN, LINEAR], "cifar10")
+    assert note == "KNN is K = 200, and searches centre crops (untrained) and memory bank (LA)."
+    few = dataclasses.replace(KNN, settings=KNN.settings | {"k": [30, 1]})
+    assert gallery_note([few], "cifar10").endswith("fewer than 200, so all of them vote.")
+    assert gallery_note([LINEAR], "cifar10") == ""
 
 
 def test_a_network_of_our_own_stands_beside_its_closest_relative():

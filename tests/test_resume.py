@@ -132,7 +132,17 @@ def test_the_log_holds_both_phases_and_every_round(uninterrupted):
 def test_the_console_holds_nothing_that_a_user_would_have_to_ignore(uninterrupted):
     _, stdout, stderr = uninterrupted
     assert stderr == ""
-    starts = ("1437 training", "IR loss", "LA loss", "step ", "Held-out", "  ", "run dir", "SavedM")
+    starts = (
+        "1437 training",
+        "IR loss",
+        "LA loss",
+        "step ",
+        "Held-out",
+        "  ",
+        "run dir",
+        "SavedM",
+        "report",
+    )
     for line in stdout.splitlines():
         assert line == "" or line.startswith(starts), line
 

@@ -55,6 +55,23 @@ def test_its_images_are_recognised(run):
     assert run.holds(fewer) and len(rest) == 360
 
 
+def test_other_held_out_images_leave_the_training_images_alone(tmp_path, run_tool, tiny_run):
+    """Of a run that kept images out itself, they stay out."""
+    train_set, heldout = digits_parts()
+    for source, part in ((train_set, "all"), (heldout, "other")):
+        (tmp_path / part).mkdir()
+        for i in range(200):
+            folder = tmp_path / part / source.class_names[source.labels[i]]
+            folder.mkdir(exist_ok=True)
+            (folder / f"{i}.png").write_bytes(source.read(i))
+    flags = [*tiny_run, f"--data={tmp_path / 'all'}", "--holdout=50", "--epochs=1", "--ir_epochs=1"]
+    code, _, stderr = run_tool("train", *flags, f"--run_dir={tmp_path / 'run'}", "--k=16")
+    assert code == 0, stderr
+    run = load_run(str(tmp_path / "run"))
+    train_set, heldout = open_images(run, val_data=str(tmp_path / "other"))
+    assert run.holds(train_set) and (len(train_set), len(heldout)) == (150, 200)
+
+
 def test_a_run_of_ir_alone_is_called_so(trained_run, tmp_path):
     copy = shutil.copytree(trained_run, tmp_path / "run")
     stored = json.loads((copy / "config.json").read_text())
@@ -69,6 +86,8 @@ def test_a_run_of_ir_alone_is_called_so(trained_run, tmp_path):
         (lambda run: shutil.rmtree(run), "holds no run: name a run directory"),
         (lambda run: (run / "config.json").unlink(), "holds no run"),
         (lambda run: (run / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda run: (run / "config.json").write_text("[]"), "config.json cannot be read"),
+        (lambda run: (run / "config.json").write_text('{"config": {}}'), "cannot be read"),
         (lambda run: shutil.rmtree(run / "checkpoints"), "holds no checkpoint"),
         (
             lambda run: [f.write_bytes(b"x") for f in run.glob("checkpoints/*.index")],

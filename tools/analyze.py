@@ -35,11 +35,15 @@ def main() -> None:
     from la_tf.data.base import DataError
     from la_tf.run_directory import RunError
 
+    if _HOLDOUT.value and _DATA.value is None:
+        command_line.fail("--holdout needs --data: the run's own images were trained on.")
     first, *others = _RUN_DIR.value
     try:
         report = write_report(first, others, _DATA.value, _VAL_DATA.value, _HOLDOUT.value)
     except (ConfigError, DataError, RunError) as error:
         command_line.fail(str(error))
+    except KeyboardInterrupt:
+        command_line.stopped()
     print(f"report: {report} ({time.perf_counter() - started:.0f} s)")
 
 

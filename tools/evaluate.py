@@ -17,15 +17,6 @@ quiet.quiet()
 
 import command_line  # noqa: E402
 
-from la_tf import runtime  # noqa: E402
-from la_tf.config import ConfigError, OptimizerConfig, RunConfig  # noqa: E402
-from la_tf.data.base import DataError  # noqa: E402
-from la_tf.evaluation import protocols  # noqa: E402
-from la_tf.evaluation.linear import ReadoutConfig  # noqa: E402
-from la_tf.evaluation.results import format_results, read_evaluations, result_table  # noqa: E402
-from la_tf.run_directory import RunError  # noqa: E402
-from la_tf.trained import load_run, open_images  # noqa: E402
-
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "A run of tools/train.py.", required=True)
 _PROTOCOL = flags.DEFINE_list("protocol", ["knn"], "knn, linear, or both: knn,linear.")
 _BASELINES = flags.DEFINE_bool(
@@ -35,7 +26,7 @@ _DATA = flags.DEFINE_string(
     "data", None, "Images as tools/train.py takes them; default those of the run."
 )
 _VAL_DATA = flags.DEFINE_string(
-    "val_data", None, "Held-out images; default what --data itself keeps apart."
+    "val_data", None, "Other held-out images; default those of the run, or what --data keeps apart."
 )
 _HOLDOUT = flags.DEFINE_integer("holdout", 0, "With --data: as in tools/train.py.", lower_bound=0)
 _NAME = flags.DEFINE_string("name", None, "Name of the data in tables; default its folder's.")
@@ -78,58 +69,92 @@ _CACHE_FEATURES = flags.DEFINE_bool(
 def main() -> None:
     """Runs the protocols and prints the table."""
     command_line.parse(sys.argv, __doc__)
+    drop_epochs = _checked_flags()
+    # TensorFlow takes seconds to import: only once the flags are known to be right.
+    import tensorflow as tf
+
+    from la_tf.config import ConfigError
+    from la_tf.data.base import DataError
+    from la_tf.run_directory import RunError
+
     try:
-        _evaluate()
+        _evaluate(drop_epochs)
     except (ConfigError, DataError, RunError) as error:
         command_line.fail(str(error))
+    except tf.errors.OpError as error:
+        # Of large data only the ends of files are read before the work begins.
+        command_line.fail(
+            f"{str(error).splitlines()[0]} If an image is damaged, tools/check_data.py names it."
+        )
     except KeyboardInterrupt:
         command_line.stopped()
 
 
-def _evaluate() -> None:
-    if unknown := sorted(set(_PROTOCOL.value) - {"knn", "linear"}):
-        raise ConfigError(f"--protocol={unknown[0]} is not one of knn and linear.")
+def _checked_flags() -> tuple[int, ...]:
+    """Ends the program on flags that do not fit together; returns the epochs of the drops."""
+    if not _PROTOCOL.value or set(_PROTOCOL.value) - {"knn", "linear"}:
+        given = ",".join(_PROTOCOL.value)
+        command_line.fail(f"--protocol={given} must be knn, linear, or knn,linear.")
+    if _HOLDOUT.value and _DATA.value is None:
+        command_line.fail("--holdout needs --data: the run's own images were trained on.")
+    try:
+        drops = [int(e) for e in _DROP_EPOCHS.value or ()]
+    except ValueError:
+        command_line.fail("--drop_epochs must be whole numbers, as in 30,60.")
+    if drops != sorted(set(drops)) or min(drops, default=1) < 1:
+        command_line.fail("--drop_epochs must rise, from 1 on, as in 30,60.")
+    if _DROP_EPOCHS.value is None:
+        drops = sorted({_EPOCHS.value * part // 3 for part in (1, 2)} - {0})
+    return tuple(drops)
+
+
+def _evaluate(drop_epochs: tuple[int, ...]) -> None:
+    from la_tf import runtime
+    from la_tf.config import OptimizerConfig, RunConfig
+    from la_tf.evaluation import protocols
+    from la_tf.evaluation.linear import ReadoutConfig
+    from la_tf.evaluation.results import (
+        format_results,
+        gallery_note,
+        read_evaluations,
+        result_table,
+    )
+    from la_tf.trained import load_run, open_images
+
     with runtime.make_strategy(RunConfig(num_devices=_NUM_DEVICES.value)).scope():
         run = load_run(_RUN_DIR.value)
         train_set, heldout = open_images(run, _DATA.value, _VAL_DATA.value, _HOLDOUT.value)
-        name = _NAME.value or _name_of(_DATA.value or run.config.data.data)
+        name = _NAME.value or _name_of(_DATA.value or _VAL_DATA.value or run.config.data.data)
         task = protocols.Task(run, train_set, heldout, name)
-        rows = ("raw pixels", "untrained", "trained") if _BASELINES.value else ("trained",)
+        # The trained network first: a baseline may not fit in memory.
+        rows = ("trained", "untrained", "raw pixels") if _BASELINES.value else ("trained",)
         if "knn" in _PROTOCOL.value:
             for row in rows:
                 protocols.knn(task, row, _GALLERY.value if row == "trained" else "auto")
         if "linear" in _PROTOCOL.value:
-            config = _readout_config(run, train_set)
+            crop = protocols.default_crop(run, train_set) if _CROP.value == "auto" else _CROP.value
+            config = ReadoutConfig(
+                OptimizerConfig(
+                    learning_rate=_LEARNING_RATE.value,
+                    weight_decay=_WEIGHT_DECAY.value,
+                    drop_epochs=drop_epochs,
+                ),
+                epochs=_EPOCHS.value,
+                batch_size=_BATCH_SIZE.value,
+                crop="center" if _CACHE_FEATURES.value else crop,
+                flip=run.config.augment.flip,
+                seed=run.config.schedule.seed,
+            )
             for row in rows:
                 protocols.linear(task, row, config)
+    evaluations = read_evaluations(run.path)
     print(f"\n{name}: top-1 accuracy in percent\n")
-    print(format_results(result_table(read_evaluations(run.path), name)))
-
-
-def _readout_config(run, train_set) -> ReadoutConfig:
-    try:
-        drops = [int(e) for e in _DROP_EPOCHS.value or ()]
-    except ValueError:
-        raise ConfigError("--drop_epochs must be whole numbers, as in 30,60.") from None
-    if _DROP_EPOCHS.value is None:
-        drops = sorted({_EPOCHS.value * part // 3 for part in (1, 2)} - {0})
-    crop = _CROP.value if _CROP.value != "auto" else protocols.default_crop(run, train_set)
-    return ReadoutConfig(
-        OptimizerConfig(
-            learning_rate=_LEARNING_RATE.value,
-            weight_decay=_WEIGHT_DECAY.value,
-            drop_epochs=tuple(drops),
-        ),
-        epochs=_EPOCHS.value,
-        batch_size=_BATCH_SIZE.value,
-        crop="center" if _CACHE_FEATURES.value else crop,
-        flip=run.config.augment.flip,
-        seed=run.config.schedule.seed,
-    )
+    print(format_results(result_table(evaluations, name)))
+    print(f"\n{gallery_note(evaluations, name)}".rstrip())
 
 
 def _name_of(data: str) -> str:
-    return pathlib.Path(data.replace(":", "-")).name
+    return pathlib.Path(data.replace(":", "-")).expanduser().resolve().name
 
 
 if __name__ == "__main__":

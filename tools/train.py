@@ -33,7 +33,6 @@ def main() -> None:
 
     try:
         result = train(config_flags.config_from_flags())
-        report = write_report(str(result.run_dir))
     except (ConfigError, DataError, ExportError, RunError, TrainingDiverged) as error:
         command_line.fail(str(error))
     except KeyboardInterrupt:
@@ -45,8 +44,11 @@ def main() -> None:
     if result.rows:
         print("\n" + format_table(result.rows, result.gallery))
     print(f"\nrun directory: {result.run_dir}")
-    print(f"report:        {report}")
     print(f"SavedModel:    {result.saved_model} (one image was embedded through it)")
+    try:
+        print(f"report:        {write_report(str(result.run_dir), say=lambda sentence: None)}")
+    except RunError as error:
+        command_line.fail(f"the run is complete, but {error}")
 
 
 if __name__ == "__main__":

@@ -27,13 +27,11 @@ class Embedded:
       source: Q images.
       vectors: [Q, D] unit rows, in its order.
       words: what they are, for a caption.
-      in_bank: whether these are rows of the memory bank instead of embedded centre crops.
     """
 
     source: Source
     vectors: np.ndarray
     words: str
-    in_bank: bool = False
 
 
 class RunImages:
@@ -68,7 +66,7 @@ class RunImages:
         """Where neighbours are looked for: the bank if it is of these images, else centre crops."""
         count = self.train.num_examples
         if self.run.holds(self.train):
-            return Embedded(self.train, self.run.bank, f"the memory bank of {count:,} images", True)
+            return Embedded(self.train, self.run.bank, f"the memory bank of {count:,} images")
         return self._embedded(self.train, MAX_GALLERY, "centre crops of {} training images")
 
     def queries(self) -> Embedded:

@@ -29,6 +29,7 @@ _SIZE = (4.6, 3.0)  # inches
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 10,
+    "text.parse_math": False,  # names of files and classes may hold dollar signs
     "text.color": INK,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from la_tf.config import Config
-from la_tf.evaluation.results import COLUMNS, TableRow, read_evaluations, result_table
+from la_tf.evaluation.results import (
+    COLUMNS,
+    TableRow,
+    gallery_note,
+    read_evaluations,
+    result_table,
+)
 from la_tf.evaluation.table import Row
 from la_tf.health import HealthMonitor
 from la_tf.run_directory import Record, RunError
@@ -139,14 +145,17 @@ def result_tables(run: TrainedRun) -> list[Table]:
     """
     evaluations = read_evaluations(run.path)
     names = dict.fromkeys(evaluation.data for evaluation in evaluations)
-    return [_result_table(name, result_table(evaluations, name)) for name in names]
+    return [
+        _result_table(name, result_table(evaluations, name), gallery_note(evaluations, name))
+        for name in names
+    ]
 
 
-def _result_table(data: str, rows: list[TableRow]) -> Table:
+def _result_table(data: str, rows: list[TableRow], note: str) -> Table:
     of_paper = " Rows in italics are the paper's." if any(row.of_paper for row in rows) else ""
     columns = tuple(c for c in (*COLUMNS, "pixels") if any(c in row.values for row in rows))
     return Table(
-        f"{data}: top-1 accuracy in percent; KNN is K = 200.{of_paper}",
+        " ".join(f"{data}: top-1 accuracy in percent. {note}{of_paper}".split()),
         columns,
         tuple(
             (

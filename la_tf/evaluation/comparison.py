@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from la_tf.config import Config, from_dict
-from la_tf.evaluation.paper import paper_rows
+from la_tf.evaluation.paper import CLOSEST, paper_rows
 from la_tf.evaluation.results import READOUTS, Evaluation, read_evaluations
 from la_tf.run_directory import Record, RunError, read_log
 
@@ -26,7 +26,6 @@ FOOTNOTE = (
     "What is marked (paper) was not measured here."
 )
 FORMATS = ("markdown", "csv")
-CLOSEST_IN_PAPER = {"smallnet": "alexnet"}
 
 _DECIMALS = {"hours": 2, **dict.fromkeys(ACCURACIES, 1)}
 _TRAINED = ("IR", "LA")
@@ -149,8 +148,11 @@ def _run_lines(run_dir: str) -> list[tuple[Line, bool]]:
     # A start that failed may have had less than a batch.
     per_epoch = max(1, count // config.data.batch_size)
     groups: dict[tuple, list[Evaluation]] = {}
+    ways: dict[tuple, int] = {}  # in how many ways a protocol was applied so far
     for e in read_evaluations(path):
-        groups.setdefault((e.data, e.fingerprint, e.row, e.step), []).append(e)
+        of = (e.data, e.fingerprint, e.row, e.step)
+        way = ways[of, e.protocol] = ways.get((of, e.protocol), 0) + 1
+        groups.setdefault((*of, way), []).append(e)
     # (line, step, transfer)
     found = [(_evaluated(group), group[0].step, group[0].transfer) for group in groups.values()]
     if not found:
@@ -223,7 +225,7 @@ def _paper_lines(tables: Iterable[tuple[str, bool]]) -> list[Line]:
     """The paper's rows for (network, transfer) pairs."""
     wanted = {}  # (network of the paper, transfer) -> what to call it
     for network, transfer in tables:
-        relative = CLOSEST_IN_PAPER.get(network)
+        relative = CLOSEST.get(network)
         if relative is None:
             wanted[network, transfer] = network
         else:

@@ -248,7 +248,7 @@ def _table_identity(path: pathlib.Path) -> Identity:
 def _shape(path: pathlib.Path) -> tuple[int, int]:
     try:
         rows, dim = np.load(path, mmap_mode="r").shape
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise _foreign(path) from error
     return rows, dim
 

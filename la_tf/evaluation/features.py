@@ -1,7 +1,10 @@
 """Runs a frozen network over a whole data set."""
 
 import numpy as np
+import psutil
 import tensorflow as tf
+
+from la_tf.run_directory import RunError
 
 
 class Embedder:
@@ -23,6 +26,28 @@ class Embedder:
 
 
 def pixels(dataset: tf.data.Dataset) -> np.ndarray:
-    """Raw pixels as a baseline embedding: (index, image) batches to [N, S*S*3] unit rows."""
+    """Raw pixels as a baseline embedding: (index, image) batches to [N, S*S*3] unit rows.
+
+    Raises:
+      RunError: they do not fit in memory.
+    """
+    batches = [images.numpy().reshape(len(images), -1) for _, images in dataset.take(1)]
+    # All batches but the last are of one size.
+    needed = 2 * batches[0].nbytes * len(dataset)
+    require_memory(needed, "raw pixels", "leave out --baselines")
     rows = np.concatenate([images.numpy().reshape(len(images), -1) for _, images in dataset])
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def require_memory(needed: int, what: str, remedy: str) -> None:
+    """Refuses what would be killed half-way.
+
+    Raises:
+      RunError: `what` takes more bytes than are free; `remedy` is what to do.
+    """
+    free = psutil.virtual_memory().available
+    if needed > 0.8 * free:
+        raise RunError(
+            f"{what} would take {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are "
+            f"free: {remedy}."
+        )

@@ -1,6 +1,8 @@
 """The paper's protocols applied to a run: kNN and linear readouts (section 4.2)."""
 
 import dataclasses
+import functools
+import shutil
 import time
 from collections.abc import Callable
 
@@ -14,7 +16,13 @@ from la_tf.evaluation.features import Embedder, pixels
 from la_tf.evaluation.knn import KS, clipped, knn_accuracy
 from la_tf.evaluation.linear import ReadoutConfig, layer_features, pixel_features
 from la_tf.evaluation.readout_training import ReadoutTraining
-from la_tf.evaluation.results import FOLDER, Evaluation, find_evaluation, write_evaluation
+from la_tf.evaluation.results import (
+    FOLDER,
+    Evaluation,
+    find_evaluation,
+    require_own_name,
+    write_evaluation,
+)
 from la_tf.trained import TrainedRun
 
 RAW_PIXELS, UNTRAINED = "raw pixels", "untrained"
@@ -39,15 +47,15 @@ class Task:
     say: Callable[[str], None] = print
 
     def __post_init__(self):
-        """Checks that there is something to evaluate.
+        """Checks that there is something to evaluate, and that it can be told apart.
 
         Raises:
           DataError: nothing is held out, or labels are missing.
+          RunError: the name cannot be used.
         """
         if self.heldout is None:
             raise DataError(
-                f"{self.train_set.name} has no held-out images: name some with --val_data, or keep "
-                "some out with --holdout."
+                f"{self.train_set.name} has no held-out images: name some with --val_data."
             )
         for source in (self.train_set, self.heldout):
             if source.labels is None:
@@ -55,6 +63,7 @@ class Task:
                     f"{source.name} has no labels, and an accuracy needs them: put the images of "
                     "each class into a folder of its own."
                 )
+        require_own_name(self.run.path, self.name, self.fingerprint)
 
     def row(self, row: str) -> str:
         """'trained' as what it is, IR or LA."""
@@ -68,7 +77,7 @@ class Task:
             data=self.name,
             fingerprint=self.fingerprint,
             row=row,
-            transfer=not self.run.holds(self.train_set),
+            transfer=not self.in_bank,
             network=self.run.config.network.network,
             step=self.run.step if trained else 0,
             epoch=self.run.epoch if trained else 0.0,
@@ -78,7 +87,12 @@ class Task:
             environment=runtime.environment(),
         )
 
-    @property
+    @functools.cached_property
+    def in_bank(self) -> bool:
+        """Whether the bank holds the training images."""
+        return self.run.holds(self.train_set)
+
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Of both sets of images."""
         return "-".join(identify(s)["fingerprint"] for s in (self.train_set, self.heldout))
@@ -103,7 +117,7 @@ def knn(task: Task, row: str, gallery: str = "auto") -> Evaluation:
     """
     started = time.monotonic()
     run, row = task.run, task.row(row)
-    in_bank = row == run.objective and run.holds(task.train_set)
+    in_bank = row == run.objective and task.in_bank
     if gallery == "bank" and not in_bank:
         raise DataError(
             f"the memory bank has no {row} rows for {task.train_set.name}: use --gallery=crops."
@@ -151,8 +165,7 @@ def linear(task: Task, row: str, config: ReadoutConfig) -> Evaluation:
 
     Raises:
       DataError: fewer training images than a batch.
-      RunError: an unfinished training has other settings, memory is short, or files cannot be
-        written.
+      RunError: the loss is not finite, memory is short, or files cannot be written.
     """
     run, row = task.run, task.row(row)
     settings = _settings(config, len(task.train_set))
@@ -162,15 +175,17 @@ def linear(task: Task, row: str, config: ReadoutConfig) -> Evaluation:
         features = layer_features(run.network if row == run.objective else run.untrained_network())
     blank = task.evaluation("linear", row, {}, settings, 0.0)
     done = find_evaluation(run.path, blank)
+    unfinished = run.path / FOLDER / f"{blank.key}.unfinished"
     if done is not None:
+        # A kill may have come between the result and this.
+        shutil.rmtree(unfinished, ignore_errors=True)
         task.say(f"readouts of {row} on {task.name}: trained before, not repeated.")
         return done
     training = ReadoutTraining(
         features,
         task.train_set,
         config,
-        run.path / FOLDER / f"{blank.key}.unfinished",
-        {"step": blank.step, "data": blank.fingerprint},
+        unfinished,
         say=lambda line: task.say(f"{row}: {line}"),
     )
     training.run()

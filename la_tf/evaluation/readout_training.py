@@ -1,27 +1,26 @@
 """Trains linear readouts: the loop, its position, and the way back after a kill."""
 
-import dataclasses
-import json
 import pathlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import psutil
 import tensorflow as tf
 import tqdm
 
 from la_tf.data.base import Source
-from la_tf.data.crops import area_crop_view, margin_crop_view
+from la_tf.data.crops import area_crop_view, margin_crop_view, ten_crop_views
 from la_tf.data.pipeline import (
-    eval_dataset,
+    EVAL_BATCH_SIZE,
     example_dataset,
+    ordered_dataset,
     random_dataset,
     steps_per_epoch,
 )
+from la_tf.evaluation.features import require_memory
 from la_tf.evaluation.linear import ReadoutConfig, Readouts, ten_crop_accuracy, train_step
-from la_tf.run_directory import RunError, write_json
+from la_tf.run_directory import RunError
 from la_tf.schedules import learning_rate
 
 CROPS = {"margin": margin_crop_view, "area": area_crop_view}
@@ -41,7 +40,6 @@ class ReadoutTraining:
         train_set: Source,
         config: ReadoutConfig,
         folder: pathlib.Path,
-        identity: dict,
         *,
         say: Callable[[str], None] = print,
         save_seconds: float = SAVE_SECONDS,
@@ -52,14 +50,14 @@ class ReadoutTraining:
           features: frozen, see `linear.layer_features`.
           train_set: labelled images.
           config: schedule, crops and seed.
-          folder: for the state while training; removed by `finish`.
-          identity: what else must be the same for a state to be taken up again.
+          folder: for the state while training, and for no other training than this one; `forget`
+            removes it.
           say: takes a line an epoch.
           save_seconds: seconds between two savings.
 
         Raises:
           DataError: fewer images than one batch.
-          RunError: the folder holds another training, or the features do not fit in memory.
+          RunError: the features do not fit in memory.
         """
         self.features = features
         self.image_size = features.input_shape[1]
@@ -85,7 +83,7 @@ class ReadoutTraining:
             max_to_keep=1,
         )
         self._cached = self._compute_features() if config.crop == "center" else None
-        self._restore({**json.loads(json.dumps(dataclasses.asdict(config))), **identity})
+        self._restore()
 
     @property
     def step(self) -> int:
@@ -97,20 +95,7 @@ class ReadoutTraining:
         """Time spent training, in all processes together; lost steps not counted."""
         return float(self._seconds.numpy())
 
-    def _restore(self, identity: dict) -> None:
-        file = self.folder / "identity.json"
-        if file.exists():
-            stored = json.loads(file.read_text(encoding="utf-8"))
-            for name in sorted(stored.keys() | identity.keys()):
-                if stored.get(name) != identity.get(name):
-                    raise RunError(
-                        f"{self.folder} holds an unfinished training with another {name} (was "
-                        f"{stored.get(name)}, now {identity.get(name)}): give the same to finish "
-                        "it, or remove that folder."
-                    )
-        else:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(file, identity)
+    def _restore(self) -> None:
         if self._manager.latest_checkpoint:
             self._manager.checkpoint.restore(
                 self._manager.latest_checkpoint
@@ -153,13 +138,14 @@ class ReadoutTraining:
 
     def forget(self) -> None:
         """Removes the state; call it when the result is safe."""
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _report(self, epoch: int, losses: list[dict[str, tf.Tensor]]) -> None:
         means = {name: float(np.mean([step[name] for step in losses])) for name in losses[0]}
         shown = "  ".join(f"{name} {mean:.3f}" for name, mean in means.items())
         self.say(f"epoch {epoch}/{self.config.epochs}: loss {shown}")
         if not np.isfinite(list(means.values())).all():
+            self.forget()
             raise RunError("the loss of a readout is not finite: lower --learning_rate.")
 
     @tf.function
@@ -228,17 +214,20 @@ class ReadoutTraining:
     def _compute_features(self) -> dict[str, np.ndarray]:
         count = self.train_set.num_examples
         widths = {name: tensor.shape[1] for name, tensor in self.features.output.items()}
-        needed, free = 4 * count * sum(widths.values()), psutil.virtual_memory().available
-        if needed > 0.8 * free:
-            raise RunError(
-                f"the features of {count} images take {needed / 2**30:.1f} GiB and "
-                f"{free / 2**30:.1f} GiB are free: leave out --cache_features."
-            )
+        require_memory(
+            4 * count * sum(widths.values()),
+            f"the features of {count} images",
+            "leave out --cache_features",
+        )
         cached = {name: np.empty([count, width], np.float32) for name, width in widths.items()}
         forward = tf.function(lambda x: self.features(x, training=False), reduce_retracing=True)
-        for indices, images in eval_dataset(
-            self.train_set, image_size=self.image_size, batch_size=self.config.batch_size
-        ):
+        # The centre crop of validation, which has a margin where `center_view` has none.
+        views = ordered_dataset(
+            self.train_set,
+            lambda encoded: ten_crop_views(encoded, self.image_size, flip=False)[0],
+            EVAL_BATCH_SIZE,
+        )
+        for indices, images in views:
             for name, values in forward(images).items():
                 cached[name][indices.numpy()] = values.numpy()
         return cached

@@ -1,8 +1,11 @@
 """Results of an evaluation: one JSON file each in the run directory, and the table of all."""
 
 import dataclasses
+import hashlib
+import itertools
 import json
 import pathlib
+import re
 from typing import Any
 
 from la_tf.evaluation.paper import paper_rows
@@ -53,20 +56,20 @@ class Evaluation:
 
     @property
     def key(self) -> str:
-        """The file's name, without .json."""
-        return f"{self.data}-{self.protocol}-{self.row.replace(' ', '-')}"
+        """The file's name, without .json; another one for everything that decides the numbers."""
+        decides = json.dumps([self.fingerprint, self.step, self.settings], sort_keys=True)
+        digest = hashlib.sha256(decides.encode()).hexdigest()[:8]
+        return f"{self.data}-{self.protocol}-{self.row.replace(' ', '-')}-{digest}"
 
 
 def write_evaluation(run_path: pathlib.Path, evaluation: Evaluation) -> pathlib.Path:
-    """Writes one result, over an older one of the same protocol, data and row.
+    """Writes one result; only the same one, measured before, is overwritten.
 
     Raises:
-      RunError: there is one of other images under the same name.
+      RunError: the file cannot be written.
     """
     folder = run_path / FOLDER
     file = folder / f"{evaluation.key}.json"
-    if file.exists():
-        _require_same_images(file, _read(file), evaluation)
     try:
         folder.mkdir(exist_ok=True)
         write_json(file, dataclasses.asdict(evaluation))
@@ -79,22 +82,29 @@ def find_evaluation(run_path: pathlib.Path, like: Evaluation) -> Evaluation | No
     """The stored result of the same images, network state and settings, if there is one.
 
     Raises:
-      RunError: a file of that name cannot be read, or is of other images.
+      RunError: its file cannot be read.
     """
     file = run_path / FOLDER / f"{like.key}.json"
-    if not file.exists():
-        return None
-    stored = _read(file)
-    _require_same_images(file, stored, like)
-    same = (stored.step, stored.settings) == (like.step, like.settings)
-    return stored if same else None
+    return _read(file) if file.exists() else None
 
 
-def _require_same_images(file: pathlib.Path, stored: Evaluation, wanted: Evaluation) -> None:
-    if stored.fingerprint != wanted.fingerprint:
+def require_own_name(run_path: pathlib.Path, data: str, fingerprint: str) -> None:
+    """Keeps two sets of images out of one table.
+
+    Raises:
+      RunError: the name cannot be part of a file's, or results of other images have it.
+    """
+    if not re.fullmatch(r"\w[\w.+-]*", data):
         raise RunError(
-            f"{file} is of other images of the same name: give these another one with --name."
+            f"'{data}' is no name for a table: give one of letters, digits, '-', '_', '+' and '.' "
+            "with --name."
         )
+    for evaluation in read_evaluations(run_path):
+        if evaluation.data == data and evaluation.fingerprint != fingerprint:
+            raise RunError(
+                f"{run_path / FOLDER} has results of other images that are called {data} too: give "
+                "these another name with --name."
+            )
 
 
 def read_evaluations(run_path: pathlib.Path) -> list[Evaluation]:
@@ -109,7 +119,10 @@ def read_evaluations(run_path: pathlib.Path) -> list[Evaluation]:
 
 def _read(file: pathlib.Path) -> Evaluation:
     try:
-        return Evaluation(**json.loads(file.read_text(encoding="utf-8")))
+        evaluation = Evaluation(**json.loads(file.read_text(encoding="utf-8")))
+        if evaluation.row not in ROWS:
+            raise ValueError(f"its row is {evaluation.row}")
+        return evaluation
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{file} cannot be read ({error}): remove it and evaluate again.") from error
 
@@ -142,13 +155,53 @@ def result_table(evaluations: list[Evaluation], data: str) -> list[TableRow]:
         if row.method in PAPER_METHODS and (values := _paper_values(row, transfer))
     ]
     for name in ROWS:
-        values = {}
-        for evaluation in ours:
-            if evaluation.row == name:
-                values |= {c: 100 * a for c, a in evaluation.accuracy.items()}
-        if values:
+        rows += _rows_of([e for e in ours if e.row == name])
+    return rows
+
+
+def _rows_of(evaluations: list[Evaluation]) -> list[TableRow]:
+    """A line for each step, and more where a protocol was applied in several ways."""
+    rows = []
+    steps = sorted({e.step for e in evaluations})
+    for step in steps:
+        knn, linear = (
+            [e for e in evaluations if e.step == step and e.protocol == protocol]
+            for protocol in ("knn", "linear")
+        )
+        for pair in itertools.zip_longest(knn, linear):
+            found = [e for e in pair if e is not None]
+            details = [f"epoch {found[0].epoch:.4g}"] if len(steps) > 1 else []
+            for several, e in zip((knn, linear), pair, strict=True):
+                if e is not None and len(several) > 1:
+                    details.append(_way(e))
+            name = found[0].row + (f" ({', '.join(details)})" if details else "")
+            values = {c: 100 * share for e in found for c, share in e.accuracy.items()}
             rows.append(TableRow(name, values))
     return rows
+
+
+def _way(evaluation: Evaluation) -> str:
+    """How a protocol was applied, in a few words."""
+    settings = evaluation.settings
+    if evaluation.protocol == "knn":
+        return settings["gallery"]
+    rate = f"rate {settings['learning_rate']:g}"
+    return f"readouts: {settings['epochs']} epochs, {rate}, {settings['crop']} crops"
+
+
+def gallery_note(evaluations: list[Evaluation], data: str) -> str:
+    """What the kNN of each row has searched, as a sentence; empty without kNN."""
+    galleries: dict[str, dict[str, None]] = {}
+    clipped = False
+    for e in evaluations:
+        if e.data == data and e.protocol == "knn":
+            galleries.setdefault(e.settings["gallery"], {})[e.row] = None
+            clipped |= e.settings["k"][0] < 200
+    if not galleries:
+        return ""
+    searched = " and ".join(f"{g} ({', '.join(rows)})" for g, rows in galleries.items())
+    all_vote = " There are fewer than 200, so all of them vote." if clipped else ""
+    return f"KNN is K = 200, and searches {searched}.{all_vote}"
 
 
 def _paper_values(row, transfer: bool) -> dict[str, float]:
