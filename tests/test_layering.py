@@ -8,7 +8,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LIBRARY = sorted((ROOT / "la_tf").rglob("*.py"))
-ALL = [*LIBRARY, *sorted((ROOT / "tools").glob("*.py"))]
+DETECTION = sorted((ROOT / "detection").glob("*.py"))
+ALL = [*LIBRARY, *DETECTION, *sorted((ROOT / "tools").glob("*.py"))]
 
 # The method is pure: tensors alone, arrays alone, or nothing at all.
 ONLY = {
@@ -19,6 +20,9 @@ ONLY = {
     "la_tf/config.py": set(),
     "la_tf/resolve.py": {"la_tf"},
     "la_tf/quiet.py": set(),
+    "detection/voc.py": {"PIL"},
+    "detection/metric.py": {"numpy", "detection"},
+    "detection/drawing.py": {"numpy", "PIL", "detection"},
 }
 # Folder -> what of this project its modules may not import.
 FORBIDDEN = {
@@ -46,6 +50,19 @@ FORBIDDEN = {
         "la_tf.model",
         "la_tf.building",
         "la_tf.trainer",
+    ),
+    "detection": (
+        "la_tf.analysis",
+        "la_tf.building",
+        "la_tf.callbacks",
+        "la_tf.evaluation",
+        "la_tf.model",
+        "la_tf.trainer",
+        "tools",
+        "config_flags",
+        "command_line",
+        # It needs the language packages, which this project does without.
+        "tensorflow_models",
     ),
     "la_tf/callbacks": ("la_tf.analysis", "la_tf.building", "la_tf.trainer", "la_tf.networks"),
 }
@@ -75,7 +92,7 @@ def test_the_method_imports_what_it_may_and_nothing_else(name):
 
 @pytest.mark.parametrize("folder", FORBIDDEN)
 def test_data_flow_one_way(folder):
-    for path in LIBRARY:
+    for path in (*LIBRARY, *DETECTION):
         if name_of(path).startswith(folder + "/"):
             for module in imports(path):
                 assert not (module + ".").startswith(tuple(f"{f}." for f in FORBIDDEN[folder])), (
@@ -83,7 +100,7 @@ def test_data_flow_one_way(folder):
                 )
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+@pytest.mark.parametrize("path", [*LIBRARY, *DETECTION], ids=name_of)
 def test_the_library_never_reads_flags(path):
     assert not any(module.startswith("absl") for module in imports(path))
 

@@ -26,7 +26,9 @@ from la_tf.run_directory import RunError, read_log
 from la_tf.trainer import train
 
 # What a folder may be called; none of it may become markup.
-CLASSES = [f"{{{{ 7 * 7 }}}}<script>'\"><img src=x onerror=alert({i})>&amp;" for i in range(10)]
+CLASSES = [
+    f"{{{{ 7 * 7 }}}}<script>'\"><img src=x onerror=alert({i})>&amp;$\\x$" for i in range(10)
+]
 URLS = ("src", "href", "action", "data", "poster", "srcset", "background", "formaction")
 VOID = ("meta", "img", "link", "br", "hr", "input")
 
@@ -60,7 +62,7 @@ def write_digits(folder: pathlib.Path, rows: range, labelled: bool) -> None:
     for row in rows:
         where = folder / CLASSES[digits.labels[row]] if labelled else folder
         where.mkdir(parents=True, exist_ok=True)
-        (where / f"{row:04d}<i>.png").write_bytes(digits.read(row))
+        (where / f"{row:04d}<i>$5 \\x$.png").write_bytes(digits.read(row))
 
 
 def trained(run_dir: pathlib.Path, data: pathlib.Path, baselines: bool) -> pathlib.Path:
@@ -178,8 +180,9 @@ def test_every_figure_is_in_the_page_and_a_file(page, labelled):
 
 def test_results_stand_beside_those_of_the_paper(unlabelled, tmp_path):
     run = shutil.copytree(unlabelled, tmp_path / "run")
+    accuracy, settings = {"KNN": 0.4321}, {"gallery": "memory bank", "k": [200, 1]}
     evaluation = Evaluation(
-        "knn", "<u>pets", "f", "LA", False, "alexnet", 8, 2.0, {"KNN": 0.4321}, {}, 1.0, {}
+        "knn", "<u>pets", "f", "LA", False, "alexnet", 8, 2.0, accuracy, settings, 1.0, {}
     )
     write_evaluation(run, evaluation)
     page = Page(write_report(str(run), say=lambda sentence: None))
@@ -192,7 +195,7 @@ def test_without_labels_the_report_says_what_is_missing(plain_page, unlabelled):
     page = plain_page
     assert "Labelled held-out images are needed to choose classes; none exist." in page.text
     assert "Held-out kNN not measured it needs labelled held-out images" in page.text
-    assert "A sample of training images" in page.text and "<i>.png" in page.text
+    assert "A sample of training images" in page.text and "<i>$5 \\x$.png" in page.text
     assert "tools/evaluate.py does that" in page.text
     assert not list((unlabelled / "figures").glob("mds*"))
     assert not list((unlabelled / "figures").glob("curves-knn*"))
@@ -261,7 +264,7 @@ def test_images_that_have_moved_are_found_where_data_says(unlabelled, tmp_path):
         assert f"{images} does not exist" in text and "as --data" in text
         assert "Local density" in Page(run / "report.html").source  # an alt text
         found = Page(write_report(str(run), data=str(moved))).text
-        assert "in the memory bank of 100 images" in found and "<i>.png" in found
+        assert "in the memory bank of 100 images" in found and "<i>$5 \\x$.png" in found
         with pytest.raises(DataError, match="does not exist"):
             write_report(str(run), data=str(images))
     finally:

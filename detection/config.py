@@ -1,0 +1,148 @@
+"""The experiment `la_fasterrcnn_voc` in TF Model Garden's configuration system.
+
+The defaults are those of tf-faster-rcnn, which the paper used (supplement B.4); what the paper
+itself says is marked so.
+"""
+
+import dataclasses
+
+from official.core import config_definitions as cfg
+from official.core import exp_factory
+from official.modeling import optimization
+from official.vision.configs import decoders, maskrcnn
+
+from detection.anchors import ASPECT_RATIOS, BASE_SIZE, SCALES
+from detection.backbones import LEVEL, STRIDE, Backbone
+from detection.voc import VOC_CLASSES
+
+EXPERIMENT = "la_fasterrcnn_voc"
+
+
+@dataclasses.dataclass
+class Parser(maskrcnn.Parser):
+    """How pictures are scaled: the short side to 600 pixels, the long one to 1000 at most."""
+
+    short_side: int = 600
+    long_side: int = 1000
+
+
+@dataclasses.dataclass
+class DataConfig(maskrcnn.DataConfig):
+    """TFRecords, and the step at which a resumed run goes on."""
+
+    parser: Parser = dataclasses.field(default_factory=Parser)
+    dtype: str = "float32"
+    global_batch_size: int = 1
+    first_step: int = 0
+
+
+@dataclasses.dataclass
+class DetectorModel(maskrcnn.MaskRCNN):
+    """Faster R-CNN on one feature map."""
+
+    num_classes: int = 1 + len(VOC_CLASSES)
+    min_level: int = LEVEL
+    max_level: int = LEVEL
+    include_mask: bool = False
+    mask_head: maskrcnn.MaskHead | None = None
+    mask_sampler: maskrcnn.MaskSampler | None = None
+    mask_roi_aligner: maskrcnn.MaskROIAligner | None = None
+    anchor: maskrcnn.Anchor = dataclasses.field(
+        default_factory=lambda: maskrcnn.Anchor(
+            num_scales=len(SCALES),
+            aspect_ratios=list(ASPECT_RATIOS),
+            anchor_size=BASE_SIZE / STRIDE,
+        )
+    )
+    backbone: Backbone = dataclasses.field(default_factory=Backbone)
+    decoder: decoders.Decoder = dataclasses.field(
+        default_factory=lambda: decoders.Decoder(type="identity")
+    )
+    rpn_head: maskrcnn.RPNHead = dataclasses.field(
+        default_factory=lambda: maskrcnn.RPNHead(num_convs=1, num_filters=512)
+    )
+    detection_head: maskrcnn.DetectionHead = dataclasses.field(
+        default_factory=lambda: maskrcnn.DetectionHead(num_convs=0, num_fcs=2, fc_dims=4096)
+    )
+    roi_generator: maskrcnn.ROIGenerator = dataclasses.field(
+        default_factory=lambda: maskrcnn.ROIGenerator(
+            pre_nms_top_k=12000,
+            num_proposals=2000,
+            nms_iou_threshold=0.7,
+            test_pre_nms_top_k=6000,
+            test_num_proposals=300,
+            test_nms_iou_threshold=0.7,
+        )
+    )
+    roi_sampler: maskrcnn.ROISampler = dataclasses.field(
+        default_factory=lambda: maskrcnn.ROISampler(
+            mix_gt_boxes=False,
+            num_sampled_rois=128,  # paper
+            foreground_fraction=0.25,
+        )
+    )
+    detection_generator: maskrcnn.DetectionGenerator = dataclasses.field(
+        default_factory=lambda: maskrcnn.DetectionGenerator(
+            pre_nms_score_threshold=0.0,
+            nms_iou_threshold=0.3,
+            max_num_detections=100,
+            nms_version="batched",
+        )
+    )
+
+
+@dataclasses.dataclass
+class DetectionTask(maskrcnn.MaskRCNNTask):
+    """What `detection.task` trains.
+
+    Attributes:
+      run_dir: the trained run to start from; empty for fresh weights.
+      seed: of the order of the pictures and of all draws.
+    """
+
+    model: DetectorModel = dataclasses.field(default_factory=DetectorModel)
+    train_data: DataConfig = dataclasses.field(
+        default_factory=lambda: DataConfig(
+            is_training=True, drop_remainder=True, parser=Parser(aug_rand_hflip=True)
+        )
+    )
+    validation_data: DataConfig = dataclasses.field(
+        default_factory=lambda: DataConfig(is_training=False, drop_remainder=False)
+    )
+    losses: maskrcnn.Losses = dataclasses.field(
+        default_factory=lambda: maskrcnn.Losses(l2_weight_decay=1e-4)  # paper
+    )
+    run_dir: str = ""
+    seed: int = 0
+
+
+def canvas_size(long_side: int) -> int:
+    """Side of the square that holds every scaled picture: a multiple of the stride."""
+    return -(-long_side // STRIDE) * STRIDE
+
+
+@exp_factory.register_config_factory(EXPERIMENT)
+def la_fasterrcnn_voc() -> cfg.ExperimentConfig:
+    """The paper's fine-tuning on VOC 2007 with AlexNet (supplement B.4, Table 3)."""
+    canvas = canvas_size(Parser().long_side)
+    return cfg.ExperimentConfig(
+        task=DetectionTask(model=DetectorModel(input_size=[canvas, canvas, 3])),
+        trainer=cfg.TrainerConfig(
+            train_steps=70_000,  # paper
+            steps_per_loop=100,
+            summary_interval=100,
+            checkpoint_interval=1000,
+            validation_interval=70_000,
+            max_to_keep=2,
+            optimizer_config=optimization.OptimizationConfig(
+                {
+                    "optimizer": {"type": "sgd", "sgd": {"momentum": 0.9}},  # paper
+                    "learning_rate": {
+                        "type": "stepwise",
+                        # paper
+                        "stepwise": {"boundaries": [50_000], "values": [1e-3, 1e-4]},
+                    },
+                }
+            ),
+        ),
+    )

@@ -1,0 +1,155 @@
+"""A fine-tuned detector as a SavedModel that needs nothing of this project."""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from detection.anchors import anchor_grid
+from detection.backbones import LEVEL, STRIDE
+from detection.config import DetectionTask
+from detection.inputs import scale_picture
+from detection.model import build_detector
+from la_tf.export import VERSION, ExportError
+
+# An image's bytes to the arrays that `DetectorModule.detect` describes.
+Detector = Callable[[bytes], dict[str, np.ndarray]]
+
+_PROBE_TOLERANCE = 1e-3  # of a score
+
+
+class DetectorModule(tf.Module):
+    """The detector with its preprocessing; no targets, no optimizer."""
+
+    def __init__(self, model: tf.keras.Model, config: DetectionTask):
+        """Wraps a detector built from this configuration."""
+        super().__init__(name="detector")
+        self.tensors = model.variables
+        # Behind a function, or the export would hold, and trace for minutes, every layer by itself.
+        self._call = lambda *args, **kwargs: model(*args, training=False, **kwargs)
+        parser = config.validation_data.parser
+        self._sides = (parser.short_side, parser.long_side, config.model.input_size[0])
+        self._anchors = anchor_grid(self._sides[-1], config.model.anchor.anchor_size * STRIDE)
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="image_bytes")])
+    def detect(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """An encoded JPEG or PNG image of any size to its objects, the most certain first.
+
+        Returns:
+          num_detections: N, at most 100.
+          boxes: [N, 4] (xmin, ymin, xmax, ymax) in the image's own pixels, counted from 1 as in
+            VOC, both ends inside.
+          classes: [N] 1..20, see `voc.VOC_CLASSES`.
+          scores: [N] in 0..1.
+        """
+        image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
+        size = tf.cast(tf.shape(image)[:2], tf.float32)
+        picture, info = scale_picture(image, *self._sides)
+        outputs = self._call(
+            picture[tf.newaxis],
+            image_shape=info[tf.newaxis, 1],
+            anchor_boxes={str(LEVEL): self._anchors[str(LEVEL)][tf.newaxis]},
+        )
+        count = outputs["num_detections"][0]
+        boxes = outputs["detection_boxes"][0, :count] / tf.tile(info[2], [2])
+        ymin, xmin, ymax, xmax = tf.unstack(boxes, axis=1)
+        pixels = tf.stack([xmin + 1, ymin + 1, xmax, ymax], axis=1)
+        return {
+            "boxes": tf.clip_by_value(pixels, 1.0, tf.tile(size[::-1], [2])),
+            "classes": outputs["detection_classes"][0, :count],
+            "scores": outputs["detection_scores"][0, :count],
+            "num_detections": count,
+        }
+
+
+def export_detector(
+    model: tf.keras.Model, config: DetectionTask, directory: pathlib.Path, probe: bytes
+) -> pathlib.Path:
+    """Writes a SavedModel whose default signature takes an image's bytes and returns its objects.
+
+    Args:
+      model: fine-tuned; under whatever strategy.
+      config: which it was built from.
+      directory: gets a subfolder `1`, the layout of TensorFlow Serving; an older export there is
+        replaced once the new one is whole and has been tried.
+      probe: an encoded image, on which the export must find what the model finds.
+
+    Returns:
+      The folder of the SavedModel.
+
+    Raises:
+      ExportError: it does not, or cannot be written.
+    """
+    # A fresh copy outside any strategy, so that what is saved is one plain set of weights.
+    plain = build_detector(config.model)
+    plain.set_weights(model.get_weights())
+    module = DetectorModule(plain, config)
+    target, partial = directory / VERSION, directory / f".{VERSION}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        tf.saved_model.save(module, str(partial), signatures={"serving_default": module.detect})
+        expected = module.detect(tf.constant(probe))["scores"].numpy()
+        found = load_detector(partial)(probe)["scores"]
+        if found.shape != expected.shape or not np.allclose(found, expected, atol=_PROBE_TOLERANCE):
+            raise ExportError(
+                f"the exported detector differs from the fine-tuned one on one image; it is left "
+                f"in {partial}."
+            )
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+    except (OSError, tf.errors.OpError) as error:
+        raise ExportError(
+            f"the SavedModel cannot be written to {directory}: {str(error).splitlines()[0]}. The "
+            "checkpoints are saved: make room and start the same command again."
+        ) from error
+    return target
+
+
+def load_detector(saved_model: pathlib.Path) -> Detector:
+    """Opens a SavedModel.
+
+    Args:
+      saved_model: its folder, or the one above it.
+
+    Raises:
+      ExportError: there is none, or it is no detector.
+    """
+    folder = saved_model if (saved_model / "saved_model.pb").exists() else saved_model / VERSION
+    if not (folder / "saved_model.pb").exists():
+        raise ExportError(
+            f"{saved_model} holds no SavedModel: name an export of tools/finetune_voc.py."
+        )
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        signature = loaded.signatures["serving_default"]
+    except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+        raise ExportError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}.") from error
+    if set(signature.structured_outputs) != {"boxes", "classes", "scores", "num_detections"}:
+        raise ExportError(f"{folder} is no detector: name an export of tools/finetune_voc.py.")
+
+    def detect(image_bytes: bytes) -> dict[str, np.ndarray]:
+        # Through `loaded`, which must live as long: a signature holds its variables weakly.
+        outputs = loaded.signatures["serving_default"](image_bytes=tf.constant(image_bytes))
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    return detect
+
+
+def detect_above(
+    detect: Detector, image_bytes: bytes, min_score: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The objects of an image with at least a score: boxes [N, 4], classes [N], scores [N].
+
+    Raises:
+      ValueError: the bytes are no image.
+    """
+    try:
+        found = detect(image_bytes)
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError("it is no JPEG or PNG image") from error
+    sure = found["scores"] >= min_score
+    return found["boxes"][sure], found["classes"][sure], found["scores"][sure]

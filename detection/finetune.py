@@ -1,0 +1,197 @@
+"""Fine-tuning on VOC from start to result: data, training, evaluation, export, record."""
+
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from official.core import train_lib, train_utils
+from PIL import Image
+
+from detection import output_directory
+from detection.drawing import draw_boxes
+from detection.export import detect_above, export_detector, load_detector
+from detection.records import INDEX, VOCRecords, convert
+from detection.settings import Settings, make_experiment, open_start, require_valid
+from detection.task import VOCDetectionTask
+from detection.voc import read_split
+from la_tf import runtime
+from la_tf.config import NumericsConfig, RunConfig
+from la_tf.health import TrainingDiverged
+from la_tf.run_directory import RunError, require_space, write_json
+
+Record = dict[str, Any]
+_NUM_PICTURES = 8
+_MIN_SCORE = 0.5  # of the boxes drawn into them
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where things are, and how the work is done.
+
+    Attributes:
+      voc_dir: the folder of one year of VOC.
+      output_dir: gets everything.
+      records_dir: gets the TFRecords.
+      init: 'run' or 'random' weights.
+      run_dir: the trained run; may be empty for random weights of `network`.
+      network: name of the architecture, where there is no run.
+      skip_bad_images: leave out images with a problem instead of stopping.
+      checkpoint_every_steps: how often to save.
+      eval_every_steps: how often to evaluate while training; 0 is at the end alone.
+      strategy: 'mirrored' or 'one_device'.
+      num_devices: as in `la_tf.config.RunConfig`.
+    """
+
+    voc_dir: str
+    output_dir: pathlib.Path
+    records_dir: pathlib.Path
+    init: str = "run"
+    run_dir: str = ""
+    network: str | None = None
+    skip_bad_images: bool = False
+    checkpoint_every_steps: int = 1000
+    eval_every_steps: int = 0
+    strategy: str = "mirrored"
+    num_devices: int | None = None
+
+
+def finetune(
+    settings: Settings, places: Places, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Fine-tunes a detector, or goes on with it, or returns the result of one that is finished.
+
+    What a step trains on and draws follows from the seed and the step, so that a run that was
+    killed and resumed has the weights and the result of one that was not, on one device to the bit.
+
+    Args:
+      settings: what the result depends on.
+      places: what it does not.
+      say: takes a sentence for people.
+
+    Returns:
+      What voc_results.json holds: mAP, mAP_area and AP/<class> in 0..1 under 'result', None
+      for a class without an object to find; start, settings, data, time and environment beside it.
+
+    Raises:
+      BackboneError: the network cannot be a backbone, or a tensor is not accounted for.
+      ConfigError: more devices than there are.
+      ExportError: the SavedModel cannot be written.
+      RunError: the output directory holds something else, is in use or full, or the run is gone.
+      TrainingDiverged: the loss is not finite.
+      VOCError: the data cannot be used.
+    """
+    runtime.configure(NumericsConfig(), settings.seed)
+    strategy = runtime.make_strategy(
+        RunConfig(strategy=places.strategy, num_devices=places.num_devices)
+    )
+    require_valid(settings, strategy.num_replicas_in_sync)
+    start = open_start(places.init, places.run_dir, places.network)
+    tf.keras.utils.set_random_seed(settings.seed)  # opening a run has set the run's
+    description = {"start": dataclasses.asdict(start), "settings": dataclasses.asdict(settings)}
+    path = places.output_dir
+    with output_directory.locked(path):
+        # Before the records, and again with them.
+        output_directory.claim(path, description)
+        records = {
+            split: convert(places.voc_dir, split, places.records_dir, places.skip_bad_images, say)
+            for split in (settings.train_split, settings.test_split)
+        }
+        description["data"] = {split: _identity(found) for split, found in records.items()}
+        output_directory.claim(path, description)
+        if (path / output_directory.RESULTS).exists():
+            say(f"{path} is finished.")
+            return output_directory.read(path / output_directory.RESULTS)
+        started = time.time()
+        config = make_experiment(
+            start,
+            settings,
+            records[settings.train_split].pattern,
+            records[settings.test_split].pattern,
+            places.run_dir,
+            places.checkpoint_every_steps,
+        )
+        task, model, result = _train(config, settings, places, strategy, say)
+        task.coco_metric.write_detections(path / "detections", settings.test_split)
+        images, _ = read_split(places.voc_dir, settings.test_split, places.skip_bad_images)
+        pictures = [image.path for image in images[:_NUM_PICTURES]]
+        saved_model = export_detector(model, config.task, path / "export", pictures[0].read_bytes())
+        _draw(saved_model, pictures, path / "pictures")
+        record = description | {
+            "result": result,
+            "images": {split: found.num_images for split, found in records.items()},
+            "left out": [problem for found in records.values() for problem in found.problems],
+            "seconds of the last start": round(time.time() - started, 1),
+            "environment": runtime.environment(),
+            "saved_model": str(saved_model),
+        }
+        write_json(path / output_directory.RESULTS, record)
+        return record
+
+
+def _identity(records: VOCRecords) -> str:
+    index = pathlib.Path(records.pattern).parent / INDEX
+    return output_directory.read(index)["identity"]
+
+
+def _train(config, settings, places, strategy, say):
+    """Trains to the last step and evaluates: (task, model, result)."""
+    model_dir = str(places.output_dir / output_directory.CHECKPOINTS)
+    checkpoint = tf.train.latest_checkpoint(model_dir)
+    if checkpoint is not None:
+        config.task.train_data.first_step = _step_of(checkpoint)
+        say(f"going on after step {config.task.train_data.first_step}.")
+    task = VOCDetectionTask(config.task, logging_dir=model_dir)
+    runner = train_lib.OrbitExperimentRunner(
+        strategy, task, mode="train_and_eval", params=config, model_dir=model_dir
+    )
+    parameters = sum(int(tf.size(v)) for v in runner.trainer.model.trainable_variables)
+    every = places.eval_every_steps or settings.steps
+    with strategy.scope():
+        if checkpoint is None:
+            # Weights and momentum of three checkpoints, one of them being written.
+            require_space(places.output_dir, 3 * 8 * parameters)
+            # What would otherwise fail at the end of a long training, once before it.
+            runner.trainer.evaluate(tf.constant(1))
+            runner.controller.save_checkpoint()
+        result = {}
+        try:
+            while (step := runner.trainer.global_step.numpy()) < settings.steps:
+                runner.controller.train(min(step - step % every + every, settings.steps))
+                result = runner.controller.evaluate()
+        except RuntimeError as error:
+            if "loss value" not in str(error):
+                raise
+            raise TrainingDiverged(
+                f"the loss is not finite near step {runner.trainer.global_step.numpy()}: lower "
+                "--learning_rate."
+            ) from error
+        if not result:
+            result = runner.controller.evaluate()
+    found = {name: float(v) for name, v in result.items() if name.startswith(("mAP", "AP/"))}
+    # JSON has no nan, which is what a class without an object gets.
+    found = {name: None if math.isnan(value) else value for name, value in found.items()}
+    return task, runner.trainer.model, found
+
+
+def _step_of(checkpoint: str) -> int:
+    try:
+        return int(train_utils.read_global_step_from_checkpoint(checkpoint))
+    except (ValueError, tf.errors.OpError) as error:
+        raise RunError(
+            f"the checkpoint {checkpoint} cannot be read: restore it, or remove its files to use "
+            "an older one."
+        ) from error
+
+
+def _draw(saved_model: pathlib.Path, pictures: list[pathlib.Path], folder: pathlib.Path) -> None:
+    detect = load_detector(saved_model)
+    folder.mkdir(exist_ok=True)
+    for path in pictures:
+        objects = detect_above(detect, path.read_bytes(), _MIN_SCORE)
+        with Image.open(path) as picture:
+            drawn = draw_boxes(picture, *objects)
+        drawn.save(folder / f"{path.stem}.png")

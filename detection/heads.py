@@ -1,0 +1,47 @@
+"""The ResNets' detection head: their stage five on every region."""
+
+import tensorflow as tf
+
+
+class Stage5Head(tf.keras.layers.Layer):
+    """Stage five at stride 1, global average, and two dense layers, as in the reference.
+
+    Args:
+      blocks: the residual blocks of stage five in the network that is cut, or their like. The head
+        builds its own from their configuration; the first has stride 1.
+      num_classes: with the background.
+      kernel_regularizer: penalty on kernels.
+      **kwargs: of the Keras layer.
+    """
+
+    def __init__(
+        self,
+        blocks: list[tf.keras.layers.Layer],
+        num_classes: int,
+        kernel_regularizer: tf.keras.regularizers.Regularizer | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.blocks = [type(b).from_config(b.get_config() | {"strides": 1}) for b in blocks]
+        self._scores = tf.keras.layers.Dense(
+            num_classes,
+            kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
+            kernel_regularizer=kernel_regularizer,
+            name="detection-scores",
+        )
+        self._boxes = tf.keras.layers.Dense(
+            num_classes * 4,
+            kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.001),
+            kernel_regularizer=kernel_regularizer,
+            name="detection-boxes",
+        )
+
+    def call(self, roi_features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Crops [B, R, h, w, C] to class logits [B, R, classes] and boxes [B, R, classes * 4]."""
+        _, regions, height, width, channels = roi_features.shape
+        x = tf.reshape(roi_features, [-1, height, width, channels])  # [B * R, h, w, C]
+        for block in self.blocks:
+            x = block(x)
+        x = tf.reduce_mean(x, axis=[1, 2])  # [B * R, C']
+        x = tf.reshape(x, [-1, regions, x.shape[-1]])  # [B, R, C']
+        return self._scores(x), self._boxes(x)

@@ -1,0 +1,124 @@
+"""Trained weights into a detector, with every tensor accounted for."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from detection.backbones import BackboneError
+from detection.model import stage5_blocks
+
+# What a run has and a detector has no place for, and what a detector has of its own.
+LEFT_BEHIND = ("embedding",)
+OWN = ("detection-scores", "detection-boxes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Account:
+    """What became of every tensor.
+
+    Attributes:
+      taken: names of the detector's tensors that now hold trained values.
+      new: of the detector's tensors that keep their fresh values.
+      left: of the run's tensors that a detector has no use for.
+    """
+
+    taken: list[str]
+    new: list[str]
+    left: list[str]
+
+
+def take_weights(detector: tf.keras.Model, trained: tf.keras.Model) -> Account:
+    """Copies a trained network into a detector.
+
+    Args:
+      detector: from `detection.model.build_detector`.
+      trained: from `la_tf.networks.build_network`, of the same architecture.
+
+    Raises:
+      BackboneError: a tensor of the run has no place in the detector, or has another shape, or a
+        tensor of the detector's backbone or head has no counterpart in the run; the message names
+        it. Nothing has been copied then.
+    """
+    pairs = [
+        (source, target)
+        for trained_layer, layer in _layers(detector, trained)
+        for source, target in _tensors(trained_layer, layer)
+    ]
+    used = {id(source) for source, _ in pairs}
+    left = []
+    for tensor in trained.weights:
+        if id(tensor) in used:
+            continue
+        if not tensor.name.startswith(LEFT_BEHIND):
+            raise BackboneError(
+                f"the run has the tensor {tensor.name}, and the detector no place for it."
+            )
+        left.append(tensor.name)
+    filled = {id(target) for _, target in pairs}
+    new = []
+    for tensor in detector.weights:
+        if id(tensor) in filled:
+            continue
+        if not _is_own(tensor.name):
+            raise BackboneError(f"the detector has the tensor {tensor.name}, and the run has none.")
+        new.append(tensor.name)
+    for source, target in pairs:
+        target.assign(source)
+    return Account([target.name for _, target in pairs], new, left)
+
+
+def _layers(detector, trained) -> list[tuple[tf.keras.layers.Layer, tf.keras.layers.Layer]]:
+    """Pairs of layers that hold the same weights: the run's, the detector's."""
+    backbone = trained.get_layer("backbone")
+    names = {layer.name for layer in detector.backbone.layers}
+    pairs = [
+        (layer, detector.backbone.get_layer(layer.name))
+        for layer in backbone.layers
+        if layer.name in names
+    ]
+    (head,) = detector.detection_head
+    if blocks := stage5_blocks(backbone):
+        return [*pairs, *zip(blocks, head.blocks, strict=True)]
+    parts = {layer.name: layer for layer in head.submodules}
+    for index, name in enumerate(("fc6", "fc7")):
+        pairs.append((trained.get_layer(name), parts[f"detection-fc_{index}"]))
+        pairs.append((trained.get_layer(f"{name}_bn"), parts[f"detection-fc-bn_{index}"]))
+    return pairs
+
+
+def _tensors(trained_layer, layer) -> list[tuple[tf.Variable, tf.Variable]]:
+    """Pairs of tensors of two layers of one kind, whether or not one of them is frozen."""
+    pairs = []
+    leaves = zip(_leaves(trained_layer), _leaves(layer), strict=True)
+    for trained_leaf, leaf in leaves:
+        targets = {_kind(tensor): tensor for tensor in leaf.weights}
+        for tensor in trained_leaf.weights:
+            target = targets.get(_kind(tensor))
+            if target is None:
+                raise BackboneError(
+                    f"the run has the tensor {tensor.name}, and the detector no place for it."
+                )
+            if target.shape != tensor.shape:
+                raise BackboneError(
+                    f"the run's tensor {tensor.name} has the shape {tuple(tensor.shape)}, the "
+                    f"detector's {target.name} {tuple(target.shape)}."
+                )
+            pairs.append((tensor, target))
+    return pairs
+
+
+def _leaves(layer: tf.keras.layers.Layer) -> list[tf.keras.layers.Layer]:
+    """The layers inside a block that hold weights, in a fixed order; a plain layer is its own."""
+    inside = [m for m in layer.submodules if isinstance(m, tf.keras.layers.Layer) and m.weights]
+    return inside or [layer]
+
+
+def _kind(tensor: tf.Variable) -> str:
+    """'kernel' of 'conv2_block1/conv1/kernel:0'."""
+    return tensor.name.rpartition("/")[2].partition(":")[0]
+
+
+def _is_own(name: str) -> bool:
+    # The detector's dense layers have biases, fc6 and fc7, before batch normalisation, none.
+    fc_bias = "/detection-fc_" in name and name.endswith("bias:0")
+    return fc_bias or "rpn_head/" in name or any(f"{own}/" in name for own in OWN)

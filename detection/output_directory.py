@@ -1,0 +1,88 @@
+"""The directory of a fine-tuning: locked, and guarded against mixing two of them."""
+
+import contextlib
+import fcntl
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from la_tf.run_directory import RunError, write_json
+
+CHECKPOINTS = "checkpoints"
+RECORDS = "records"
+RESULTS = "voc_results.json"
+_SETTINGS = "settings.json"
+_LOCK = "lock"
+
+Description = dict[str, dict[str, Any]]
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """Makes the directory, and keeps other processes out of it.
+
+    Raises:
+      RunError: it cannot be written, is in use, or holds something else.
+    """
+    try:
+        files = {file.name for file in path.iterdir()} if path.is_dir() else set()
+        if files - {_LOCK, RECORDS} and _SETTINGS not in files:
+            raise RunError(
+                f"{path} holds files but no fine-tuning: name an empty or a new --output_dir."
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / _LOCK).open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(f"another process is fine-tuning in {path}.") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}.") from error
+    with lock:
+        yield
+
+
+def claim(path: pathlib.Path, description: Description) -> None:
+    """Notes what is fine-tuned here, or checks that it is the same.
+
+    A start that failed before its first checkpoint may be repeated with other options.
+
+    Args:
+      path: the directory, locked.
+      description: section -> name -> value.
+
+    Raises:
+      RunError: it holds a fine-tuning of another description; the message names the difference.
+    """
+    file = path / _SETTINGS
+    if (path / CHECKPOINTS / "checkpoint").exists() or (path / RESULTS).exists():
+        differences = list(_differences(read(file), description))
+        if differences:
+            raise RunError(
+                f"{path} holds a fine-tuning of other settings ({'; '.join(differences)}): give "
+                "the same options to resume it, or another --output_dir."
+            )
+    else:
+        write_json(file, description)
+
+
+def read(file: pathlib.Path) -> dict[str, Any]:
+    """A JSON file of this directory.
+
+    Raises:
+      RunError: it cannot be read.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{file} cannot be read ({error}): restore it, or name another --output_dir."
+        ) from error
+
+
+def _differences(stored: Description, wanted: Description) -> Iterator[str]:
+    for section, values in wanted.items():
+        before = stored.get(section, {})
+        for name, value in values.items():
+            if before.get(name) != value:
+                yield f"{name} was {before.get(name)}, now {value}"

@@ -1,0 +1,75 @@
+"""TF Model Garden's Mask R-CNN task with our detector, data, losses and metric."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+from official.core import task_factory
+from official.vision.tasks import maskrcnn
+
+from detection import losses
+from detection.backbones import LEVEL
+from detection.config import DataConfig, DetectionTask
+from detection.initialize import take_weights
+from detection.inputs import make_dataset
+from detection.metric import VOCDetectionMetric
+from detection.model import build_detector
+from la_tf.trained import load_run
+
+
+@task_factory.register_task_cls(DetectionTask)
+class VOCDetectionTask(maskrcnn.MaskRCNNTask):
+    """Fine-tunes a trained network in Faster R-CNN on PASCAL VOC (supplement B.4).
+
+    Steps, optimizer, checkpoints and summaries are Model Garden's.
+    """
+
+    def build_model(self) -> tf.keras.Model:
+        """The detector, frozen where it is not fine-tuned."""
+        config = self.task_config
+        return build_detector(config.model, config.losses.l2_weight_decay, config.seed)
+
+    def initialize(self, model: tf.keras.Model) -> None:
+        """Takes the weights of the trained run, if there is one.
+
+        Raises:
+          BackboneError: a tensor is not accounted for.
+          RunError: the run cannot be read.
+        """
+        if self.task_config.run_dir:
+            take_weights(model, load_run(self.task_config.run_dir).network)
+
+    def build_inputs(
+        self, params: DataConfig, input_context: tf.distribute.InputContext | None = None
+    ) -> tf.data.Dataset:
+        """See `make_dataset`."""
+        return make_dataset(self.task_config, params, input_context)
+
+    def _build_rpn_losses(
+        self, outputs: Mapping[str, Any], labels: Mapping[str, Any]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        level = str(LEVEL)
+        targets = labels["rpn_score_targets"][level]
+        return (
+            losses.rpn_score_loss(outputs["rpn_scores"][level], targets),
+            losses.rpn_box_loss(
+                outputs["rpn_boxes"][level], labels["rpn_box_targets"][level], targets
+            ),
+        )
+
+    def _build_frcnn_losses(
+        self, outputs: Mapping[str, Any], labels: Mapping[str, Any]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        del labels
+        classes = outputs["class_targets"]
+        return (
+            losses.class_loss(outputs["class_outputs"], classes),
+            losses.box_loss(outputs["box_outputs"], outputs["box_targets"], classes),
+        )
+
+    def build_metrics(self, training: bool = True) -> list[tf.keras.metrics.Metric]:
+        """The losses while training; in evaluation the VOC metric, which runs on the host."""
+        return [m for m in super().build_metrics(training) if m.name != "mask_loss"]
+
+    def _build_coco_metrics(self) -> None:
+        self.coco_metric = VOCDetectionMetric()

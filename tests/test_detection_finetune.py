@@ -1,0 +1,211 @@
+"""Whole fine-tunings, on pictures made here."""
+
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageDraw
+
+from detection import output_directory
+from detection.export import load_detector
+from detection.voc import VOC_CLASSES
+from la_tf.export import ExportError
+from la_tf.run_directory import RunError
+
+SIZE = (120, 90)
+# Seconds, and every part of it: 8 steps on the smallest ResNet, from random weights.
+TINY = (
+    "--init=random",
+    "--network=resnet18",
+    "--short_side=64",
+    "--long_side=96",
+    "--anchor_size=16",
+    "--regions=8",
+    "--steps=8",
+    "--drop_step=6",
+    "--checkpoint_every_steps=2",
+)
+OBJECT = """<object><name>{name}</name><difficult>0</difficult><truncated>0</truncated><bndbox>
+<xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"""
+
+
+@pytest.fixture(scope="module")
+def voc_dir(tmp_path_factory):
+    """Six pictures in VOC's layout, each with two coloured rectangles."""
+    folder = tmp_path_factory.mktemp("voc") / "VOC2007"
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / part).mkdir(parents=True)
+    random = np.random.default_rng(0)
+    ids = [f"{number:06d}" for number in range(1, 7)]
+    for image_id in ids:
+        picture = Image.new("RGB", SIZE, "grey")
+        objects = []
+        for label, colour in ((6, "red"), (14, "blue")):
+            corner = random.integers(1, [SIZE[0] - 50, SIZE[1] - 50])
+            box = [int(v) for v in (*corner, *(corner + random.integers(25, 45, 2)))]
+            ImageDraw.Draw(picture).rectangle([v - 1 for v in box], fill=colour)
+            objects.append(OBJECT.format(*box, name=VOC_CLASSES[label - 1]))
+        picture.save(folder / "JPEGImages" / f"{image_id}.jpg")
+        (folder / "Annotations" / f"{image_id}.xml").write_text(
+            f"<annotation><size><width>{SIZE[0]}</width><height>{SIZE[1]}</height></size>"
+            f"{''.join(objects)}</annotation>"
+        )
+    for split, part in (("trainval", ids[:4]), ("test", ids[4:])):
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(part) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(voc_dir, tmp_path_factory, run_tool):
+    """A fine-tuning that nobody disturbed."""
+    output_dir = tmp_path_factory.mktemp("finished") / "voc07"
+    code, stdout, stderr = run_tool(
+        "finetune_voc", *TINY, f"--voc_dir={voc_dir}", f"--output_dir={output_dir}"
+    )
+    assert code == 0, stderr
+    return output_dir, stdout
+
+
+def weights(output_dir):
+    reader = tf.train.load_checkpoint(str(output_dir / "checkpoints"))
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if not name.startswith(("save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH"))
+    }
+
+
+@pytest.mark.slow
+def test_a_run_leaves_everything(finished):
+    output_dir, stdout = finished
+    record = json.loads((output_dir / "voc_results.json").read_text())
+    assert set(record["result"]) == {"mAP", "mAP_area", *(f"AP/{c}" for c in VOC_CLASSES)}
+    assert record["settings"]["steps"] == 8 and record["start"]["network"] == "resnet18"
+    assert record["images"] == {"trainval": 4, "test": 2}
+    assert f"mAP, 11 points{100 * record['result']['mAP']:6.1f}" in stdout
+    files = {file.name for file in (output_dir / "detections").iterdir()}
+    assert files == {f"comp4_det_test_{c}.txt" for c in VOC_CLASSES}
+    assert len(list((output_dir / "pictures").glob("*.png"))) == 2
+    assert list((output_dir / "checkpoints" / "train").glob("events.*"))
+    assert list((output_dir / "checkpoints" / "validation").glob("events.*"))
+
+
+@pytest.mark.slow
+def test_the_export_finds_what_evaluation_found(finished, voc_dir):
+    output_dir, _ = finished
+    detect = load_detector(output_dir / "export")
+    expected = {}
+    for label, name in enumerate(VOC_CLASSES, start=1):
+        lines = (output_dir / "detections" / f"comp4_det_test_{name}.txt").read_text().splitlines()
+        for line in lines:
+            image_id, score, *box = line.split()
+            expected.setdefault(image_id, []).append((label, float(score), *map(float, box)))
+    assert set(expected) == {"000005", "000006"}
+    for image_id, objects in expected.items():
+        found = detect((voc_dir / "JPEGImages" / f"{image_id}.jpg").read_bytes())
+        assert found["num_detections"] == len(objects) == len(found["boxes"])
+        rows = np.column_stack([found["classes"], found["scores"], found["boxes"]])
+        order, like = np.lexsort(np.round(rows, 3).T), np.lexsort(np.round(objects, 3).T)
+        np.testing.assert_allclose(rows[order], np.array(objects)[like], atol=2e-3)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_never_stopped(finished, voc_dir, tmp_path, start_tool, run_tool):
+    output_dir = tmp_path / "voc07"
+    command = (*TINY, f"--voc_dir={voc_dir}", f"--output_dir={output_dir}")
+    process = start_tool("finetune_voc", *command)
+    try:
+        patience = time.monotonic() + 300
+        while not list((output_dir / "checkpoints").glob("ckpt-2.index")):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert not (output_dir / "voc_results.json").exists()
+    code, stdout, stderr = run_tool("finetune_voc", *command)
+    assert code == 0, stderr
+    assert "going on after step " in stdout
+    whole = finished[0]
+    before, after = (json.loads((d / "voc_results.json").read_text()) for d in (whole, output_dir))
+    assert after["result"] == before["result"]
+    for file in (whole / "detections").iterdir():
+        assert file.read_text() == (output_dir / "detections" / file.name).read_text()
+    uninterrupted, resumed = weights(whole), weights(output_dir)
+    assert set(uninterrupted) == set(resumed)
+    for name, value in uninterrupted.items():
+        np.testing.assert_array_equal(value, resumed[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_finished_run_shows_its_result_and_refuses_others(finished, voc_dir, run_tool):
+    output_dir, first = finished
+    command = (*TINY, f"--voc_dir={voc_dir}", f"--output_dir={output_dir}")
+    code, stdout, _ = run_tool("finetune_voc", *command)
+    assert code == 0 and stdout.splitlines()[-4:] == first.splitlines()[-4:]
+    code, _, stderr = run_tool("finetune_voc", *command, "--steps=9")
+    assert (code, len(stderr.splitlines())) == (1, 1)
+    assert "of other settings (steps was 8, now 9)" in stderr
+
+
+@pytest.mark.slow
+def test_boxes_are_drawn_into_a_picture(finished, voc_dir, tmp_path, run_tool):
+    image, drawing = voc_dir / "JPEGImages" / "000005.jpg", tmp_path / "drawing.png"
+    flags = (f"--export_dir={finished[0] / 'export'}", f"--output={drawing}")
+    code, stdout, stderr = run_tool("detect", *flags, f"--image={image}", "--min_score=0")
+    assert code == 0, stderr
+    with Image.open(drawing) as drawn:
+        pixels = np.asarray(drawn.convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+    assert "objects with a score of at least 0" in stdout
+
+    text = tmp_path / "text.jpg"
+    text.write_text("no picture")
+    code, _, stderr = run_tool("detect", *flags, f"--image={text}")
+    assert (code, len(stderr.splitlines())) == (1, 1) and str(text) in stderr
+
+
+def test_no_run_is_one_sentence(voc_dir, tmp_path, run_tool):
+    flags = (f"--voc_dir={voc_dir}", f"--output_dir={tmp_path / 'out'}")
+    code, _, stderr = run_tool("finetune_voc", *flags, f"--run_dir={tmp_path / 'none'}")
+    assert (code, len(stderr.splitlines())) == (1, 1) and "holds no run" in stderr
+    assert not (tmp_path / "out").exists()
+    code, _, stderr = run_tool("finetune_voc", *flags)
+    assert (code, len(stderr.splitlines())) == (1, 1) and "--run_dir" in stderr
+
+
+def test_a_network_of_small_images_is_one_sentence(voc_dir, tmp_path, trained_run, run_tool):
+    flags = (f"--voc_dir={voc_dir}", f"--output_dir={tmp_path / 'out'}")
+    code, _, stderr = run_tool("finetune_voc", *flags, f"--run_dir={trained_run}")
+    assert (code, len(stderr.splitlines())) == (1, 1)
+    assert "smallnet cannot be a detector's backbone" in stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_or_used_directory_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds files but no fine-tuning"):
+        output_directory.locked(tmp_path).__enter__()
+    used = tmp_path / "used"
+    with output_directory.locked(used):
+        output_directory.claim(used, {"settings": {"steps": 8}})
+        output_directory.claim(used, {"settings": {"steps": 9}})  # nothing was trained yet
+        with (
+            pytest.raises(RunError, match="another process"),
+            output_directory.locked(used),
+        ):
+            pass
+        (used / "checkpoints").mkdir()
+        (used / "checkpoints" / "checkpoint").touch()
+        output_directory.claim(used, {"settings": {"steps": 9}})
+        with pytest.raises(RunError, match="steps was 9, now 8"):
+            output_directory.claim(used, {"settings": {"steps": 8}})
+
+
+def test_what_is_no_export_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="holds no SavedModel"):
+        load_detector(tmp_path)

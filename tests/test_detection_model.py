@@ -1,0 +1,228 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from detection.backbones import BackboneError
+from detection.initialize import take_weights
+from detection.settings import Settings, Start, crop_size, make_experiment
+from detection.task import VOCDetectionTask
+from la_tf.networks import build_network
+
+CANVAS = 96
+
+
+def experiment(network, image_size=224):
+    settings = Settings(short_side=CANVAS, long_side=CANVAS, anchor_size=24, regions=8)
+    config = make_experiment(Start("random", network, image_size, 0, "untrained"), settings, "", "")
+    config.task.model.roi_generator.num_proposals = 50
+    return config
+
+
+def build(network):
+    return VOCDetectionTask(experiment(network).task).build_model()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Networks by name, as trained ones: no tensor has a value that it could have by chance."""
+
+    def make(name):
+        network = build_network(name, 224)
+        random = np.random.default_rng(0)
+        for tensor in network.weights:
+            tensor.assign(random.uniform(0.001, 0.02, tensor.shape))
+        return network
+
+    networks = {}
+    return lambda name: networks.setdefault(name, make(name))
+
+
+@pytest.fixture(scope="module")
+def alexnet(trained):
+    """A detector with trained weights, and the account of them."""
+    detector = build("alexnet")
+    return detector, take_weights(detector, trained("alexnet"))
+
+
+def test_only_the_map_at_stride_16_is_to_be_seen(alexnet):
+    detector, _ = alexnet
+    features = detector.backbone(tf.zeros([1, CANVAS, CANVAS, 3]))
+    assert {k: v.shape.as_list() for k, v in features.items()} == {"4": [1, 6, 6, 256]}
+    assert set(detector.backbone.output_specs) == {"4"}
+
+
+def test_every_tensor_of_alexnet_is_taken_bit_by_bit(alexnet, trained):
+    detector, account = alexnet
+    network = trained("alexnet")
+    (head,) = detector.detection_head
+    parts = {layer.name: layer for layer in head.submodules}
+    pairs = {f"conv{i}{bn}": None for i in range(1, 6) for bn in ("", "_bn")}
+    places = {name: detector.backbone.get_layer(name) for name in pairs}
+    for index, name in enumerate(("fc6", "fc7")):
+        places[name] = parts[f"detection-fc_{index}"]
+        places[f"{name}_bn"] = parts[f"detection-fc-bn_{index}"]
+    compared = 0
+    for name, layer in places.items():
+        holder = network if name.startswith("fc") else network.get_layer("backbone")
+        for source, target in zip(
+            holder.get_layer(name).get_weights(), layer.get_weights(), strict=False
+        ):
+            np.testing.assert_array_equal(source, target)
+            compared += 1
+    assert compared == len(network.weights) - 2 == len(account.taken) == 7 * 5
+    assert account.left == ["embedding/kernel:0", "embedding/bias:0"]
+    assert len(account.taken) + len(account.new) == len(detector.weights)
+
+
+def test_fc6_and_fc7_compute_what_they_did(alexnet, trained):
+    detector, _ = alexnet
+    (head,) = detector.detection_head
+    features = np.random.default_rng(1).uniform(size=(1, 3, 5, 5, 256)).astype(np.float32)
+    network = trained("alexnet")
+    x = tf.reshape(features[0], [3, -1])
+    for name in ("fc6", "fc6_bn", "fc6_relu", "fc7", "fc7_bn", "fc7_relu"):
+        x = network.get_layer(name)(x, training=False)
+    scores, _ = head(tf.constant(features), training=False)
+    parts = {layer.name: layer for layer in head.submodules}
+    np.testing.assert_array_equal(scores[0], parts["detection-scores"](x[tf.newaxis])[0])
+
+
+def test_a_tensor_without_a_place_is_named(alexnet, trained):
+    detector, _ = alexnet
+    network = trained("alexnet")
+    more = tf.keras.layers.Dense(2, name="fc8")(network.get_layer("fc7_relu").output)
+    bigger = tf.keras.Model(network.input, [network.output, more])
+    with pytest.raises(BackboneError, match=r"the run has the tensor fc8/kernel:0"):
+        take_weights(detector, bigger)
+
+
+def test_a_tensor_without_a_source_is_named(trained):
+    network = trained("resnet18")
+    detector = build("resnet18")
+    before = detector.get_weights()
+    detector.extra = tf.keras.layers.Dense(2, name="extra")
+    detector.extra(tf.zeros([1, 3]))
+    with pytest.raises(BackboneError, match=r"the detector has the tensor extra/kernel:0"):
+        take_weights(detector, network)
+    for untouched, tensor in zip(before, detector.get_weights(), strict=False):
+        np.testing.assert_array_equal(untouched, tensor)
+
+
+def test_another_shape_is_named(alexnet, trained):
+    detector, _ = alexnet
+    other = build_network("alexnet", 192)  # 4x4x256 into fc6
+    with pytest.raises(BackboneError, match=r"tensor fc6/kernel:0 has the shape \(4096, 4096\)"):
+        take_weights(detector, other)
+
+
+def one_step(network, detector):
+    """One step on noise with an object; returns all tensors before and after by name."""
+    task = VOCDetectionTask(experiment(network).task)
+    random = np.random.default_rng(0)
+    rows = CANVAS // 16
+    labels = random.integers(0, 2, [1, rows, rows, 9]).astype(np.int32)
+    centres = np.stack(np.meshgrid(np.arange(rows), np.arange(rows), indexing="ij"), -1) * 16.0
+    anchors = np.concatenate([centres, centres + 40], -1).astype(np.float32)
+    inputs = (
+        tf.constant(random.normal(size=[1, CANVAS, CANVAS, 3]).astype(np.float32)),
+        {
+            "image_info": tf.constant([[[96.0, 96], [96, 96], [1, 1], [0, 0]]]),
+            "anchor_boxes": {"4": tf.constant(np.tile(anchors, 9)[np.newaxis])},
+            "rpn_score_targets": {"4": tf.constant(labels)},
+            "rpn_box_targets": {"4": tf.ones([1, rows, rows, 36])},
+            "gt_boxes": tf.constant([[[16.0, 16, 56, 56], [-1, -1, -1, -1]]]),
+            "gt_classes": tf.constant([[3, -1]]),
+        },
+    )
+    before = [tensor.numpy() for tensor in detector.weights]
+    optimizer = tf.keras.optimizers.SGD(0.1)
+    task.train_step(inputs, detector, optimizer)
+    return [
+        (tensor.name, old, tensor.numpy())
+        for tensor, old in zip(detector.weights, before, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("network", ["alexnet", "resnet18"])
+def test_a_step_moves_what_is_fine_tuned_and_nothing_else(network):
+    detector = build(network)
+    frozen = ("conv1", "conv2", "conv3", "conv4") if network == "resnet18" else ()
+    norms = ("gamma", "beta", "moving_mean", "moving_variance")
+    moved = []
+    for name, before, after in one_step(network, detector):
+        fixed = name.startswith(frozen) if frozen else False
+        if fixed or name.rpartition("/")[2].startswith(norms):
+            np.testing.assert_array_equal(before, after, err_msg=name)
+        else:
+            assert (before != after).any(), name
+            moved.append(name)
+    assert len(moved) == len(detector.trainable_variables)
+
+
+def test_vgg16_keeps_its_first_two_blocks():
+    config = experiment("vgg16")
+    config.task.model.detection_head.fc_dims = 8  # instead of half a gigabyte
+    detector = VOCDetectionTask(config.task).build_model()
+    fixed = {
+        layer.name
+        for layer in detector.backbone.layers
+        if layer.weights and not layer.trainable and not layer.name.endswith("_bn")
+    }
+    assert fixed == {"conv1_1", "conv1_2", "conv2_1", "conv2_2"}
+
+
+def test_stage_five_keeps_the_size_of_a_crop(trained):
+    detector = build("resnet18")
+    account = take_weights(detector, trained("resnet18"))
+    assert account.left == ["embedding/kernel:0", "embedding/bias:0"]
+    (head,) = detector.detection_head
+    x = tf.ones([2, 7, 7, 256])
+    for block in head.blocks:
+        x = block(x)
+    assert x.shape == [2, 7, 7, 512]
+    trained_blocks = [
+        layer
+        for layer in trained("resnet18").get_layer("backbone").layers
+        if layer.name.startswith("conv5_block")
+    ]
+    for source, target in zip(trained_blocks, head.blocks, strict=True):
+        for name in ("_conv1", "_norm1", "_conv2", "_norm2"):
+            pairs = zip(
+                getattr(source, name).get_weights(),
+                getattr(target, name).get_weights(),
+                strict=True,
+            )
+            for one, other in pairs:
+                np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("network", "image_size", "expected"),
+    [("alexnet", 224, 5), ("alexnet", 256, 6), ("vgg16", 224, 7), ("resnet50", 224, 7)],
+)
+def test_crops_fit_the_head(network, image_size, expected):
+    assert crop_size(network, image_size) == expected
+
+
+@pytest.mark.parametrize(
+    ("network", "image_size", "reason"),
+    [
+        ("smallnet", 224, "smallnet cannot be a detector's backbone: train one of alexnet"),
+        ("alexnet", 64, "images of 64 pixels has other layers"),
+    ],
+)
+def test_what_cannot_be_a_backbone_is_refused(network, image_size, reason):
+    with pytest.raises(BackboneError, match=reason):
+        crop_size(network, image_size)
+
+
+def test_weight_decay_pulls_on_kernels_by_lambda_and_not_on_biases():
+    model = build("resnet18")
+    with tf.GradientTape() as tape:
+        penalty = tf.add_n(model.losses)
+    gradients = tape.gradient(penalty, model.trainable_variables)
+    for tensor, gradient in zip(model.trainable_variables, gradients, strict=True):
+        if tensor.name.endswith("kernel:0"):
+            np.testing.assert_allclose(gradient, 1e-4 * tensor, rtol=1e-5, err_msg=tensor.name)
+        else:
+            assert tensor.name.endswith("bias:0") and gradient is None

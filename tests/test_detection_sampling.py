@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from detection.sampling import RoISampler
+
+OBJECT = [10.0, 10.0, 50.0, 50.0]
+GOOD = [[10.0 + i / 100, 10.0, 50.0, 50.0] for i in range(40)]  # IoU near 1
+BAD = [[200.0 + i, 200.0, 260.0, 260.0] for i in range(60)]  # IoU 0
+EMPTY = [[0.0, 0.0, 0.0, 0.0]] * 300  # what Model Garden fills up with
+
+
+def sample(proposals, sampler=None, num_samples=64):
+    sampler = sampler or make(num_samples)
+    gt_boxes = tf.constant([[OBJECT, [-1.0] * 4]])
+    rois, boxes, classes, _ = sampler(tf.constant([proposals]), gt_boxes, tf.constant([[7, -1]]))
+    return rois[0].numpy(), boxes[0].numpy(), classes[0].numpy()
+
+
+def make(num_samples=64, seed=0):
+    return RoISampler(
+        seed, num_sampled_rois=num_samples, foreground_fraction=0.25, mix_gt_boxes=False
+    )
+
+
+def test_a_quarter_shows_objects_and_nothing_is_drawn_twice():
+    rois, boxes, classes = sample(GOOD + BAD + EMPTY)
+    assert np.count_nonzero(classes == 7) == 16
+    assert len({tuple(r) for r in rois}) == 64
+    assert (boxes[classes == 7] == OBJECT).all()
+    good, bad = ({tuple(np.float32(b)) for b in kind} for kind in (GOOD, BAD))
+    assert {tuple(r) for r in rois[classes == 7]} <= good
+    assert {tuple(r) for r in rois[classes == 0]} <= bad  # and no empty one
+
+
+@pytest.mark.parametrize(
+    ("proposals", "objects"),
+    [(GOOD[:3] + BAD + EMPTY, 3), (GOOD + BAD[:5] + EMPTY, 16), (GOOD + EMPTY, 64), (BAD, 0)],
+    ids=["few objects", "little background", "no background", "no object"],
+)
+def test_too_few_of_a_kind_are_drawn_again(proposals, objects):
+    rois, _, classes = sample(proposals)
+    assert np.count_nonzero(classes == 7) == objects
+    assert (rois[:, 2:] > rois[:, :2]).all()
+    # As evenly as possible.
+    background = [tuple(r) for r in rois[classes == 0]]
+    if background:
+        counts = [background.count(r) for r in set(background)]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_no_proposal_at_all_is_background():
+    rois, _, classes = sample(EMPTY)
+    assert not rois.any() and not classes.any()
+
+
+def test_draws_go_on_after_a_restart(tmp_path):
+    uninterrupted = make()
+    draws = [sample(GOOD + BAD, uninterrupted)[0] for _ in range(3)]
+    assert (draws[0] != draws[1]).any()
+
+    killed = make()
+    sample(GOOD + BAD, killed)
+    saved = tf.train.Checkpoint(model=killed).save(str(tmp_path / "checkpoint"))
+    resumed = make(seed=123)
+    tf.train.Checkpoint(model=resumed).restore(saved).assert_consumed()
+    for expected in draws[1:]:
+        np.testing.assert_array_equal(sample(GOOD + BAD, resumed)[0], expected)

@@ -1,0 +1,105 @@
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from official.core import exp_factory
+
+from detection.config import EXPERIMENT
+from detection.settings import Settings, Start, make_experiment, require_valid
+from la_tf.run_directory import RunError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAPER = ("alexnet", "vgg16", "resnet50")
+CODE = """
+import json, sys
+sys.modules["tensorflow"] = None  # whoever imports it gets an ImportError
+import finetune_voc
+from absl import flags
+flags.FLAGS(["tool", "--voc_dir=DIR", *sys.argv[1:]])
+print(json.dumps(flags.FLAGS.flag_values_dict()))
+"""
+
+
+def flags_of(*flags):
+    process = subprocess.run(
+        [sys.executable, "-c", CODE, *flags],
+        cwd=ROOT / "tools",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(process.stdout)
+
+
+def start(network="alexnet"):
+    return Start("random", network, 224, 0, "untrained")
+
+
+@pytest.mark.parametrize("name", [None, *PAPER])
+def test_flags_and_recipes_hold_the_papers_settings(name):
+    recipe = () if name is None else (f"--flagfile={ROOT}/configs/voc07_{name}.flags",)
+    given = flags_of(*recipe)
+    for option, value in dataclasses.asdict(Settings()).items():
+        assert given[option] == value, option
+
+
+def test_the_small_recipe_is_small():
+    given = flags_of(f"--flagfile={ROOT}/configs/voc07_small.flags")
+    assert given["steps"] <= 1000 and given["long_side"] <= 320
+
+
+@pytest.mark.parametrize("network", PAPER)
+def test_the_experiment_is_the_papers(network):
+    config = make_experiment(start(network), Settings(), "train*", "test*")
+    task, trainer = config.task, config.trainer
+    # Supplement B.4.
+    optimizer = trainer.optimizer_config
+    assert optimizer.optimizer.get().momentum == 0.9
+    assert optimizer.learning_rate.get().boundaries == [50_000]
+    assert optimizer.learning_rate.get().values == pytest.approx([1e-3, 1e-4])
+    assert optimizer.warmup.type is None
+    assert trainer.train_steps == 70_000
+    assert task.losses.l2_weight_decay == 1e-4
+    assert task.model.roi_sampler.num_sampled_rois == 128
+    # The reference's defaults.
+    model, parser = task.model, task.train_data.parser
+    assert model.input_size == [1008, 1008, 3] and model.num_classes == 21
+    assert (model.min_level, model.max_level) == (4, 4)
+    assert (parser.short_side, parser.long_side, parser.aug_rand_hflip) == (600, 1000, True)
+    assert not task.validation_data.parser.aug_rand_hflip
+    assert task.train_data.global_batch_size == 1 and task.train_data.dtype == "float32"
+    assert (parser.rpn_batch_size_per_im, parser.rpn_fg_fraction) == (256, 0.5)
+    assert (parser.rpn_match_threshold, parser.rpn_unmatched_threshold) == (0.7, 0.3)
+    rois, sampler = model.roi_generator, model.roi_sampler
+    assert (rois.pre_nms_top_k, rois.num_proposals, rois.nms_iou_threshold) == (12000, 2000, 0.7)
+    assert (rois.test_pre_nms_top_k, rois.test_num_proposals) == (6000, 300)
+    assert (sampler.foreground_fraction, sampler.mix_gt_boxes) == (0.25, False)
+    assert (sampler.background_iou_low_threshold, sampler.background_iou_high_threshold) == (0, 0.5)
+    found = model.detection_generator
+    assert (found.nms_iou_threshold, found.pre_nms_score_threshold) == (0.3, 0)
+    assert found.max_num_detections == 100
+    assert model.rpn_head.num_filters == 512
+
+
+def test_model_garden_knows_the_experiment():
+    config = exp_factory.get_exp_config(EXPERIMENT)
+    config.validate()
+    again = make_experiment(start(), Settings(), "", "")
+    again.trainer.validation_interval = config.trainer.validation_interval
+    again.task.model.roi_aligner.crop_size = config.task.model.roi_aligner.crop_size
+    assert again.as_dict() == config.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("settings", "replicas", "sentence"),
+    [
+        (Settings(), 2, "--batch_size=1 cannot be divided evenly over 2 replicas"),
+        (Settings(short_side=600, long_side=500), 1, "--long_side=500 is less than"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(settings, replicas, sentence):
+    with pytest.raises(RunError, match=sentence):
+        require_valid(settings, replicas)
