@@ -72,6 +72,10 @@ class DetectorModel(maskrcnn.MaskRCNN):
             test_pre_nms_top_k=6000,
             test_num_proposals=300,
             test_nms_iou_threshold=0.7,
+            # Anchors in the padding are never trained, and end as lines on the picture's edge,
+            # which NMS cannot suppress. The reference has no padding.
+            pre_nms_min_size_threshold=1.0,
+            test_pre_nms_min_size_threshold=1.0,
         )
     )
     roi_sampler: maskrcnn.ROISampler = dataclasses.field(
@@ -139,8 +143,9 @@ def la_fasterrcnn_voc() -> cfg.ExperimentConfig:
                     "optimizer": {"type": "sgd", "sgd": {"momentum": 0.9}},  # paper
                     "learning_rate": {
                         "type": "stepwise",
-                        # paper
-                        "stepwise": {"boundaries": [50_000], "values": [1e-3, 1e-4]},
+                        # paper; Model Garden keeps a rate up to and including its boundary,
+                        # counted from 0
+                        "stepwise": {"boundaries": [49_999], "values": [1e-3, 1e-4]},
                     },
                 }
             ),

@@ -53,15 +53,17 @@ class DetectorModule(tf.Module):
             image_shape=info[tf.newaxis, 1],
             anchor_boxes={str(LEVEL): self._anchors[str(LEVEL)][tf.newaxis]},
         )
-        count = outputs["num_detections"][0]
-        boxes = outputs["detection_boxes"][0, :count] / tf.tile(info[2], [2])
-        ymin, xmin, ymax, xmax = tf.unstack(boxes, axis=1)
+        boxes = outputs["detection_boxes"][0]
+        # Where there are too few proposals, Model Garden fills up with empty ones.
+        found = tf.reduce_all(boxes[:, 2:] > boxes[:, :2], axis=1)
+        found &= tf.range(tf.shape(boxes)[0]) < outputs["num_detections"][0]
+        ymin, xmin, ymax, xmax = tf.unstack(boxes[found] / tf.tile(info[2], [2]), axis=1)
         pixels = tf.stack([xmin + 1, ymin + 1, xmax, ymax], axis=1)
         return {
             "boxes": tf.clip_by_value(pixels, 1.0, tf.tile(size[::-1], [2])),
-            "classes": outputs["detection_classes"][0, :count],
-            "scores": outputs["detection_scores"][0, :count],
-            "num_detections": count,
+            "classes": outputs["detection_classes"][0][found],
+            "scores": outputs["detection_scores"][0][found],
+            "num_detections": tf.math.count_nonzero(found, dtype=tf.int32),
         }
 
 
@@ -88,11 +90,11 @@ def export_detector(
     plain.set_weights(model.get_weights())
     module = DetectorModule(plain, config)
     target, partial = directory / VERSION, directory / f".{VERSION}.partial"
+    expected = module.detect(tf.constant(probe))["scores"].numpy()
     try:
         shutil.rmtree(partial, ignore_errors=True)
         directory.mkdir(parents=True, exist_ok=True)
         tf.saved_model.save(module, str(partial), signatures={"serving_default": module.detect})
-        expected = module.detect(tf.constant(probe))["scores"].numpy()
         found = load_detector(partial)(probe)["scores"]
         if found.shape != expected.shape or not np.allclose(found, expected, atol=_PROBE_TOLERANCE):
             raise ExportError(

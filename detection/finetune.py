@@ -1,6 +1,8 @@
 """Fine-tuning on VOC from start to result: data, training, evaluation, export, record."""
 
+import contextlib
 import dataclasses
+import io
 import math
 import pathlib
 import time
@@ -14,10 +16,10 @@ from PIL import Image
 from detection import output_directory
 from detection.drawing import draw_boxes
 from detection.export import detect_above, export_detector, load_detector
+from detection.inputs import Records
 from detection.records import INDEX, VOCRecords, convert
 from detection.settings import Settings, make_experiment, open_start, require_valid
 from detection.task import VOCDetectionTask
-from detection.voc import read_split
 from la_tf import runtime
 from la_tf.config import NumericsConfig, RunConfig
 from la_tf.health import TrainingDiverged
@@ -114,12 +116,13 @@ def finetune(
             places.run_dir,
             places.checkpoint_every_steps,
         )
-        task, model, result = _train(config, settings, places, strategy, say)
-        task.coco_metric.write_detections(path / "detections", settings.test_split)
-        images, _ = read_split(places.voc_dir, settings.test_split, places.skip_bad_images)
-        pictures = [image.path for image in images[:_NUM_PICTURES]]
-        saved_model = export_detector(model, config.task, path / "export", pictures[0].read_bytes())
-        _draw(saved_model, pictures, path / "pictures")
+        with _explained(path):
+            task, model, result = _train(config, settings, places, strategy, say)
+            task.coco_metric.write_detections(path / "detections", settings.test_split)
+            pictures = _pictures(records[settings.test_split].pattern)
+            probe = next(iter(pictures.values()))
+            saved_model = export_detector(model, config.task, path / "export", probe)
+            _draw(saved_model, pictures, path / "pictures")
         record = description | {
             "result": result,
             "images": {split: found.num_images for split, found in records.items()},
@@ -130,6 +133,23 @@ def finetune(
         }
         write_json(path / output_directory.RESULTS, record)
         return record
+
+
+@contextlib.contextmanager
+def _explained(path: pathlib.Path):
+    """Turns what a full disk or a small device raise into a sentence."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise RunError(
+            "the device is out of memory: use smaller pictures, with --short_side and --long_side, "
+            "or fewer regions, with --regions, in another --output_dir."
+        ) from error
+    except (OSError, tf.errors.OpError) as error:
+        raise RunError(
+            f"{path} cannot be written or read: {str(error).splitlines()[0]}. Earlier checkpoints "
+            "are untouched: mend that and start the same command again."
+        ) from error
 
 
 def _identity(records: VOCRecords) -> str:
@@ -153,7 +173,9 @@ def _train(config, settings, places, strategy, say):
     with strategy.scope():
         if checkpoint is None:
             # Weights and momentum of three checkpoints, one of them being written.
-            require_space(places.output_dir, 3 * 8 * parameters)
+            require_space(
+                places.output_dir, 3 * 8 * parameters, "make room, or name another --output_dir"
+            )
             # What would otherwise fail at the end of a long training, once before it.
             runner.trainer.evaluate(tf.constant(1))
             runner.controller.save_checkpoint()
@@ -187,11 +209,22 @@ def _step_of(checkpoint: str) -> int:
         ) from error
 
 
-def _draw(saved_model: pathlib.Path, pictures: list[pathlib.Path], folder: pathlib.Path) -> None:
+def _pictures(pattern: str) -> dict[str, bytes]:
+    """The first pictures of some records by their names, as they were evaluated."""
+    records = Records(pattern)
+    pictures = {}
+    for i in range(min(_NUM_PICTURES, len(records))):
+        features = tf.train.Example.FromString(records.read(i)).features.feature
+        name = features["image/filename"].bytes_list.value[0].decode()
+        pictures[pathlib.Path(name).stem] = features["image/encoded"].bytes_list.value[0]
+    return pictures
+
+
+def _draw(saved_model: pathlib.Path, pictures: dict[str, bytes], folder: pathlib.Path) -> None:
     detect = load_detector(saved_model)
     folder.mkdir(exist_ok=True)
-    for path in pictures:
-        objects = detect_above(detect, path.read_bytes(), _MIN_SCORE)
-        with Image.open(path) as picture:
+    for name, encoded in pictures.items():
+        objects = detect_above(detect, encoded, _MIN_SCORE)
+        with Image.open(io.BytesIO(encoded)) as picture:
             drawn = draw_boxes(picture, *objects)
-        drawn.save(folder / f"{path.stem}.png")
+        drawn.save(folder / f"{name}.png")

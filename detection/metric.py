@@ -189,6 +189,7 @@ class VOCDetectionMetric:
             objects[num_objects:] = False
             detections = found["detection_classes"][i] > 0
             detections[int(found["num_detections"][i]) :] = False
+            detections &= has_area(found["detection_boxes"][i])
             scale = found["image_info"][i, 2]
             self._images[number] = _Detected(
                 truth["classes"][i][objects].astype(int),
@@ -260,6 +261,15 @@ class VOCDetectionMetric:
                 objects[number] = (image.object_boxes[mine], image.difficult[mine])
                 num_positives += int(np.count_nonzero(~image.difficult[mine]))
         return objects, num_positives
+
+
+def has_area(boxes: np.ndarray) -> np.ndarray:
+    """Which boxes [N, 4] as (ymin, xmin, ymax, xmax) are more than a line or a point: [N].
+
+    Where there are too few proposals, Model Garden fills up with empty ones, and the head says
+    something of these, too.
+    """
+    return np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:

@@ -76,6 +76,11 @@ def convert(
             pathlib.Path(unfinished, INDEX).write_text(json.dumps(index, indent=2) + "\n")
     except DataError as error:
         raise VOCError(str(error)) from error
+    except (OSError, tf.errors.OpError) as error:
+        raise VOCError(
+            f"the records cannot be written to {folder}: {str(error).splitlines()[0]}. Make room, "
+            "or name another place for them."
+        ) from error
     return _open(folder, index)
 
 

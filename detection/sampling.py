@@ -29,6 +29,10 @@ class RoISampler(roi_sampler.ROISampler):
     def call(self, boxes: tf.Tensor, gt_boxes: tf.Tensor, gt_classes: tf.Tensor):
         """As the base class: boxes [B, N, 4], gt_boxes [B, G, 4], gt_classes [B, G]."""
         empty = tf.reduce_any(boxes[..., 2:] <= boxes[..., :2], axis=-1, keepdims=True)
+        # An object of no area and class 0, far from all others: without any object, Model Garden
+        # would call no proposal background, and one would be drawn again and again.
+        gt_boxes = tf.pad(gt_boxes, [[0, 0], [0, 1], [0, 0]])
+        gt_classes = tf.pad(gt_classes, [[0, 0], [0, 1]])
         rois, *matched = super().call(tf.where(empty, -1.0, boxes), gt_boxes, gt_classes)
         # With no proposal at all there is nothing else to return: background of no area.
         return tf.maximum(rois, 0.0), *matched

@@ -177,7 +177,8 @@ def make_experiment(
             "learning_rate": {
                 "type": "stepwise",
                 "stepwise": {
-                    "boundaries": [settings.drop_step],
+                    # Model Garden keeps a rate up to and including its boundary, counted from 0.
+                    "boundaries": [settings.drop_step - 1],
                     "values": [settings.learning_rate, settings.learning_rate / 10],
                 },
             },

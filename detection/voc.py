@@ -185,7 +185,7 @@ def _read_image(voc_dir: pathlib.Path, image_id: str) -> VOCImage:
             width, height = opened.size
     except FileNotFoundError as error:
         raise VOCError(f"{annotation} has no picture {picture}") from error
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise VOCError(f"{picture} cannot be read as a picture") from error
     stated = (_number(root, "size/width", annotation), _number(root, "size/height", annotation))
     if stated != (width, height):

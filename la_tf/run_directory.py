@@ -91,8 +91,12 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     os.replace(partial, path)
 
 
-def require_space(path: pathlib.Path, needed: int) -> None:
-    """Refuses to start what could not be saved.
+def require_space(
+    path: pathlib.Path,
+    needed: int,
+    remedy: str = "make room, lower --keep_checkpoints, or name another --run_dir",
+) -> None:
+    """Refuses to start what could not be saved; `remedy` is what to do then.
 
     Raises:
       RunError: fewer than `needed` bytes are free at `path`.
@@ -100,8 +104,7 @@ def require_space(path: pathlib.Path, needed: int) -> None:
     free = shutil.disk_usage(path).free
     if free < needed:
         raise RunError(
-            f"{path} has {free >> 20} MiB free, the run's checkpoints need {needed >> 20} MiB: "
-            "make room, lower --keep_checkpoints, or name another --run_dir."
+            f"{path} has {free >> 20} MiB free, the checkpoints need {needed >> 20} MiB: {remedy}."
         )
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from detection.metric import (
     VOCDetectionMetric,
     average_precision,
+    has_area,
     match_detections,
     overlaps,
     to_voc_pixels,
@@ -449,3 +450,9 @@ def test_a_line_of_a_detection_file(tmp_path):
     path = metric.write_detections(tmp_path, "val")[19]
     assert path.name == "comp4_det_val_tvmonitor.txt"
     assert path.read_text() == "000045 0.00001 280.250 64.000 500.000 252.000\n"
+
+
+def test_a_detection_of_no_area_is_none():
+    """What stems from the empty proposals with which Model Garden fills up."""
+    boxes = np.array([[2, 3, 9, 9], [5, 1, 5, 9], [5, 1, 9, 1], [0, 0, 0, 0]], np.float32)
+    np.testing.assert_array_equal(has_area(boxes), [True, False, False, False])

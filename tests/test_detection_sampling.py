@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from official.vision.modeling.layers.roi_generator import MultilevelROIGenerator
 
+from detection.anchors import anchor_grid
+from detection.config import la_fasterrcnn_voc
 from detection.sampling import RoISampler
 
 OBJECT = [10.0, 10.0, 50.0, 50.0]
@@ -47,6 +50,37 @@ def test_too_few_of_a_kind_are_drawn_again(proposals, objects):
     if background:
         counts = [background.count(r) for r in set(background)]
         assert max(counts) - min(counts) <= 1
+
+
+def test_a_picture_without_an_object_is_background_all_over():
+    """Not the same region again and again."""
+    nothing = tf.fill([1, 2, 4], -1.0)
+    rois, _, classes, _ = make()(tf.constant([BAD + EMPTY]), nothing, tf.fill([1, 2], -1))
+    assert not classes.numpy().any()
+    drawn = {tuple(r) for r in rois[0].numpy()}
+    assert drawn == {tuple(np.float32(b)) for b in BAD}  # 60 in 64 draws: every one of them
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_padding_of_the_canvas_has_no_proposals(training):
+    """Its anchors are never trained: here they are surest of all."""
+    anchors = anchor_grid(512, base_size=64)
+    scores = np.full((1, 32, 32, 9), 8.0, np.float32)  # the padding
+    inside = np.random.default_rng(0).normal(size=(16, 16, 9))
+    scores[0, :16, :16] = inside
+    generator = MultilevelROIGenerator(**la_fasterrcnn_voc().task.model.roi_generator.as_dict())
+    proposals, found = generator(
+        {"4": tf.zeros([1, 32, 32, 36])},
+        {"4": tf.constant(scores)},
+        {"4": anchors["4"][tf.newaxis]},
+        tf.constant([[256.0, 256.0]]),
+        training=training,
+    )
+    proposals, found = proposals[0].numpy(), found[0].numpy()
+    real = found > 0
+    assert real.sum() > 30
+    assert (proposals[real, 2:] > proposals[real, :2]).all()
+    assert not proposals[~real].any()
 
 
 def test_no_proposal_at_all_is_background():

@@ -58,7 +58,7 @@ def test_the_experiment_is_the_papers(network):
     # Supplement B.4.
     optimizer = trainer.optimizer_config
     assert optimizer.optimizer.get().momentum == 0.9
-    assert optimizer.learning_rate.get().boundaries == [50_000]
+    assert optimizer.learning_rate.get().boundaries == [49_999]
     assert optimizer.learning_rate.get().values == pytest.approx([1e-3, 1e-4])
     assert optimizer.warmup.type is None
     assert trainer.train_steps == 70_000

@@ -28,6 +28,8 @@ def main() -> None:
     command_line.parse(sys.argv, __doc__)
     image = pathlib.Path(_IMAGE.value).expanduser()
     output = pathlib.Path(_OUTPUT.value or f"{image.with_suffix('')}-boxes.png").expanduser()
+    if output.resolve() == image.resolve():
+        command_line.fail("--output is the picture itself: name another file.")
     from PIL import Image
 
     from detection.drawing import draw_boxes
@@ -43,7 +45,7 @@ def main() -> None:
         drawing.save(output)
     except ExportError as error:
         command_line.fail(str(error))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         command_line.fail(f"{image} or {output} cannot be used: {error}.")
     for box, label, score in zip(boxes, classes, scores, strict=True):
         place = ", ".join(f"{side:.0f}" for side in box)

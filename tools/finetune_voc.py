@@ -67,7 +67,11 @@ _REGIONS = flags.DEFINE_integer(
     "regions", 128, "Drawn of each picture to train the head.", lower_bound=1
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Of fresh weights, of the pictures' order and of all draws.", lower_bound=0
+    "seed",
+    0,
+    "Of fresh weights, of the pictures' order and of all draws.",
+    lower_bound=0,
+    upper_bound=2**32 - 1,
 )
 _CHECKPOINT_EVERY_STEPS = flags.DEFINE_integer(
     "checkpoint_every_steps", 1000, "How often to save.", lower_bound=1
