@@ -182,6 +182,7 @@ class RunConfig:
         10.0, "Minutes between checkpoints, in a single process; 0 is by steps alone."
     )
     keep_checkpoints: int = _option(3, "How many of the newest checkpoints stay.")
+    write_report: bool = _option(True, "End with report.html, as tools/analyze.py writes it.")
 
 
 @dataclasses.dataclass(frozen=True)

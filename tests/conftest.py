@@ -81,6 +81,7 @@ TINY_RUN = (
     "--num_clusters=40",
     "--log_every_steps=4",
     "--checkpoint_every_steps=3",
+    "--nowrite_report",
 )
 
 
@@ -111,6 +112,6 @@ def newest_checkpoint():
 def trained_run(tmp_path_factory, run_tool, tiny_run) -> pathlib.Path:
     """Run directory of a tiny run, trained once; copy it before writing into it."""
     run_dir = tmp_path_factory.mktemp("trained") / "run"
-    code, _, stderr = run_tool("train", *tiny_run, f"--run_dir={run_dir}")
+    code, _, stderr = run_tool("train", *tiny_run, "--write_report", f"--run_dir={run_dir}")
     assert code == 0, stderr
     return run_dir

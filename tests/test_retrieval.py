@@ -91,7 +91,7 @@ def test_strips_show_the_right_pictures_with_their_classes():
     digits = DigitsSource()
     train, heldout = Subset(digits, range(10)), Subset(digits, [11, 12])  # train: 0 to 9 in order
     images = images_of(train, heldout)
-    gallery = Embedded(train, angles(*range(0, 100, 10)), "the gallery", True)
+    gallery = Embedded(train, angles(*range(0, 100, 10)), "the gallery")
     queries = Embedded(heldout, angles(11, 52), "2 images")  # a 1 near row 1; a 2 near row 5
     found = retrieval.classify(queries.vectors, gallery.vectors, train.labels, 10, 0.07, k=3)
     part = retrieval.labelled_part(images, gallery, queries, found)

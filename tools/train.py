@@ -32,7 +32,8 @@ def main() -> None:
     from la_tf.trainer import train
 
     try:
-        result = train(config_flags.config_from_flags())
+        config = config_flags.config_from_flags()
+        result = train(config)
     except (ConfigError, DataError, ExportError, RunError, TrainingDiverged) as error:
         command_line.fail(str(error))
     except KeyboardInterrupt:
@@ -45,6 +46,8 @@ def main() -> None:
         print("\n" + format_table(result.rows, result.gallery))
     print(f"\nrun directory: {result.run_dir}")
     print(f"SavedModel:    {result.saved_model} (one image was embedded through it)")
+    if not config.run.write_report:
+        return
     try:
         print(f"report:        {write_report(str(result.run_dir), say=lambda sentence: None)}")
     except RunError as error:
