@@ -1,6 +1,7 @@
-"""The ResNets' detection head: their stage five on every region."""
+"""The ResNets' detection head, their stage five on every region; and what makes detections."""
 
 import tensorflow as tf
+from official.vision.modeling.layers import detection_generator
 
 
 class Stage5Head(tf.keras.layers.Layer):
@@ -45,3 +46,21 @@ class Stage5Head(tf.keras.layers.Layer):
         x = tf.reduce_mean(x, axis=[1, 2])  # [B * R, C']
         x = tf.reshape(x, [-1, regions, x.shape[-1]])  # [B, R, C']
         return self._scores(x), self._boxes(x)
+
+
+class DetectionGenerator(detection_generator.DetectionGenerator):
+    """Model Garden's final NMS without the regions that are none.
+
+    Where there are fewer proposals than the head takes, the rest are empty boxes. All of them get
+    the same scores, and NMS cannot suppress what has no area: they would crowd out the others.
+    """
+
+    def __call__(
+        self, raw_boxes: tf.Tensor, raw_scores: tf.Tensor, anchor_boxes: tf.Tensor, *args, **kwargs
+    ) -> dict[str, tf.Tensor]:
+        """As the base class; raw_scores [B, R, classes] of the regions anchor_boxes [B, R, 4]."""
+        empty = tf.reduce_any(anchor_boxes[..., 2:] <= anchor_boxes[..., :2], axis=-1)  # [B, R]
+        # Certain background: the softmax of every class is exactly 0, which is no detection.
+        background = tf.one_hot(tf.zeros_like(empty, tf.int32), raw_scores.shape[-1], 1e9)
+        raw_scores = tf.where(empty[..., tf.newaxis], background, raw_scores)
+        return super().__call__(raw_boxes, raw_scores, anchor_boxes, *args, **kwargs)

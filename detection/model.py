@@ -4,12 +4,12 @@ import tensorflow as tf
 from official.vision.modeling import maskrcnn_model
 from official.vision.modeling.backbones import factory
 from official.vision.modeling.heads import dense_prediction_heads, instance_heads
-from official.vision.modeling.layers import detection_generator, roi_aligner, roi_generator
+from official.vision.modeling.layers import roi_aligner, roi_generator
 
 from detection.anchors import ANCHORS_PER_PLACE
 from detection.backbones import LEVEL, NETWORKS, STRIDE, whole_network
 from detection.config import DetectorModel
-from detection.heads import Stage5Head
+from detection.heads import DetectionGenerator, Stage5Head
 from detection.sampling import RoISampler
 from la_tf.networks.layers import NORM_EPSILON
 
@@ -52,9 +52,7 @@ def build_detector(
         roi_generator=roi_generator.MultilevelROIGenerator(**config.roi_generator.as_dict()),
         roi_sampler=_sampler(config, seed),
         roi_aligner=roi_aligner.MultilevelROIAligner(**config.roi_aligner.as_dict()),
-        detection_generator=detection_generator.DetectionGenerator(
-            **config.detection_generator.as_dict()
-        ),
+        detection_generator=DetectionGenerator(**config.detection_generator.as_dict()),
         min_level=LEVEL,
         max_level=LEVEL,
         name="detector",

@@ -5,6 +5,7 @@ from official.vision.modeling.layers.roi_generator import MultilevelROIGenerator
 
 from detection.anchors import anchor_grid
 from detection.config import la_fasterrcnn_voc
+from detection.heads import DetectionGenerator
 from detection.sampling import RoISampler
 
 OBJECT = [10.0, 10.0, 50.0, 50.0]
@@ -100,3 +101,22 @@ def test_draws_go_on_after_a_restart(tmp_path):
     tf.train.Checkpoint(model=resumed).restore(saved).assert_consumed()
     for expected in draws[1:]:
         np.testing.assert_array_equal(sample(GOOD + BAD, resumed)[0], expected)
+
+
+def test_empty_regions_are_no_detections():
+    """Though the head is surer of them than of the real ones, and they are many."""
+    generator = DetectionGenerator(**la_fasterrcnn_voc().task.model.detection_generator.as_dict())
+    real = np.array([[10 * i, 10 * i, 10 * i + 9, 10 * i + 9] for i in range(5)], np.float32)
+    regions = np.concatenate([np.zeros([200, 4], np.float32), real])[np.newaxis]
+    logits = np.zeros([1, 205, 21], np.float32)
+    logits[0, :200, 6], logits[0, 200:, 3] = 5.0, 2.0
+    found = generator(
+        tf.zeros([1, 205, 84]), tf.constant(logits), tf.constant(regions), tf.constant([[64, 64]])
+    )
+    first = found["detection_boxes"][0, :5].numpy()
+    np.testing.assert_allclose(sorted(first.tolist()), real, atol=1e-4)
+    assert (found["detection_classes"][0, :5].numpy() == 3).all()
+    scores = found["detection_scores"][0].numpy()
+    assert scores[0] == pytest.approx(np.exp(2) / (np.exp(2) + 20), rel=1e-5)
+    others = found["detection_boxes"][0, : int(found["num_detections"][0])].numpy()
+    assert (others[:, 2:] > others[:, :2]).all()
