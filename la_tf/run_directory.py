@@ -86,8 +86,13 @@ def read_log(path: pathlib.Path) -> list[Record]:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Replaces a JSON file in one step."""
+    replace_file(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def replace_file(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file in one step: whoever opens it sees the old one or the new one."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    partial.write_bytes(content)
     os.replace(partial, path)
 
 

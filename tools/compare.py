@@ -5,7 +5,6 @@
 Runs may be unfinished. It reads their JSON files alone, and takes a second.
 """
 
-import os
 import pathlib
 import sys
 
@@ -13,7 +12,7 @@ import command_line
 from absl import flags
 
 from la_tf.evaluation.comparison import FORMATS, comparison, format_csv, format_markdown
-from la_tf.run_directory import RunError
+from la_tf.run_directory import RunError, replace_file
 
 _FORMAT = flags.DEFINE_enum("format", "markdown", FORMATS, "Markdown, or CSV without the footnote.")
 _OUTPUT = flags.DEFINE_string("output", None, "File to write instead of printing.")
@@ -36,10 +35,8 @@ def main() -> None:
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        replace_file(path, text.encode())
     except OSError as error:
         command_line.fail(f"{path} cannot be written: {error.strerror}.")
     print(f"written: {path}")

@@ -132,7 +132,7 @@ def _evaluate(drop_epochs: tuple[int, ...]) -> None:
             for row in rows:
                 protocols.knn(task, row, _GALLERY.value if row == "trained" else "auto")
         if "linear" in _PROTOCOL.value:
-            crop = protocols.default_crop(run, train_set) if _CROP.value == "auto" else _CROP.value
+            crop = protocols.default_crop(task) if _CROP.value == "auto" else _CROP.value
             config = ReadoutConfig(
                 OptimizerConfig(
                     learning_rate=_LEARNING_RATE.value,

@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from la_tf.analysis.plots import neighbour_sheet
 from la_tf.data.base import DataError
 from la_tf.data.pipeline import steps_per_epoch
 from la_tf.evaluation.table import table_rows
-from la_tf.run_directory import RunError, read_log
+from la_tf.run_directory import RunError, read_log, replace_file
 from la_tf.trained import TrainedRun, load_run, open_images
 
 REPORT = "report.html"
@@ -97,7 +96,7 @@ def write_report(
     )
     try:
         _write_figures(run.path / FIGURES, sections)
-        _replace(run.path / REPORT, page.encode(errors="replace"))
+        replace_file(run.path / REPORT, page.encode(errors="replace"))
     except OSError as error:
         raise RunError(
             f"the report cannot be written into {run.path}: {error.strerror}."
@@ -234,13 +233,6 @@ def _write_figures(folder: pathlib.Path, sections: Sequence[_Section]) -> None:
         if part is None:
             continue
         for plot in part.plots:
-            _replace(folder / f"{plot.name}.svg", plot.svg.encode())
+            replace_file(folder / f"{plot.name}.svg", plot.svg.encode())
         if part.groups:
-            _replace(folder / f"{section.key}.png", neighbour_sheet(part.groups))
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file in one step: whoever opens it sees the old one or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+            replace_file(folder / f"{section.key}.png", neighbour_sheet(part.groups))

@@ -169,10 +169,6 @@ def linear(task: Task, row: str, config: ReadoutConfig) -> Evaluation:
     """
     run, row = task.run, task.row(row)
     settings = _settings(config, len(task.train_set))
-    if row == RAW_PIXELS:
-        features = pixel_features(run.config.data.image_size)
-    else:
-        features = layer_features(run.network if row == run.objective else run.untrained_network())
     blank = task.evaluation("linear", row, {}, settings, 0.0)
     done = find_evaluation(run.path, blank)
     unfinished = run.path / FOLDER / f"{blank.key}.unfinished"
@@ -181,6 +177,10 @@ def linear(task: Task, row: str, config: ReadoutConfig) -> Evaluation:
         shutil.rmtree(unfinished, ignore_errors=True)
         task.say(f"readouts of {row} on {task.name}: trained before, not repeated.")
         return done
+    if row == RAW_PIXELS:
+        features = pixel_features(run.config.data.image_size)
+    else:
+        features = layer_features(run.network if row == run.objective else run.untrained_network())
     training = ReadoutTraining(
         features,
         task.train_set,
@@ -212,8 +212,8 @@ def _settings(config: ReadoutConfig, num_examples: int) -> dict:
     }
 
 
-def default_crop(run: TrainedRun, train_set: Source) -> str:
+def default_crop(task: Task) -> str:
     """The crop of supplement B.1: by the network, and by whether these are its own images."""
-    if run.config.network.network == "alexnet" or not run.holds(train_set):
+    if task.run.config.network.network == "alexnet" or not task.in_bank:
         return "margin"
     return "area"
