@@ -6,6 +6,8 @@ from typing import NoReturn
 
 from absl import flags
 
+from la_tf.errors import first_line
+
 HELP_FLAGS = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
 
 
@@ -36,7 +38,7 @@ def parse(
     try:
         rest = flags.FLAGS(argv)[1:]
     except (flags.Error, OSError) as error:
-        fail(f"{str(error).splitlines()[0].rstrip('.')}; see --help.")
+        fail(f"{first_line(error)}; see --help.")
     if rest and not positional:
         fail(f"'{rest[0]}' is not a flag: options begin with --, see --help.")
     return rest

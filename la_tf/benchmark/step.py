@@ -100,6 +100,15 @@ def clustered_rows(num_rows: int, seed: int = 0) -> tf.Tensor:
     return tf.math.l2_normalize(tf.gather(centers, cluster) + noise, axis=1)
 
 
+def set_random_labels(model: LocalAggregation) -> None:
+    """Gives every example a cluster of the usual size in each clustering, at random."""
+    shape = model.cluster_labels.shape
+    clusters = max(1, shape[1] // CLUSTER_SIZE)
+    model.cluster_labels.assign(
+        tf.random.stateless_uniform(shape, [0, 3], 0, clusters, dtype=tf.int32)
+    )
+
+
 def _stepper(
     num_examples: int, warm_start_steps: int, block_size: int
 ) -> tuple[LocalAggregation, Callable[[], object]]:
@@ -119,12 +128,7 @@ def _stepper(
     model.compile(tf.keras.optimizers.SGD(0.03, momentum=0.9))
     model.optimizer.build(model.network.trainable_variables)
     model.bank.vectors.assign(clustered_rows(num_examples))
-    clusters = max(1, num_examples // CLUSTER_SIZE)
-    model.cluster_labels.assign(
-        tf.random.stateless_uniform(
-            [CLUSTERINGS, num_examples], [0, 3], 0, clusters, dtype=tf.int32
-        )
-    )
+    set_random_labels(model)
     step = tf.function(model.train_step)
     data = tf.range(BATCH), tf.gather(model.bank.vectors, tf.range(BATCH))
     return model, lambda: step(data)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from la_tf import runtime
-from la_tf.benchmark.step import CLUSTER_SIZE
+from la_tf.benchmark.step import BATCH, K, set_random_labels
 from la_tf.benchmark.timing import Row, repeat
 from la_tf.building import build_model
 from la_tf.config import (
@@ -20,9 +20,7 @@ from la_tf.config import (
 from la_tf.model import LocalAggregation
 from la_tf.networks import build_network
 
-BATCH = 128
 CLASSES = 1000  # of the supervised step
-SETTINGS = (("smallnet", 32), ("alexnet", 224))
 
 
 def measure(
@@ -104,16 +102,13 @@ def random_model(
     config = Config(
         data=DataConfig(image_size=image_size, batch_size=batch_size),
         network=NetworkConfig(network=network),
-        objective=ObjectiveConfig(k=min(4096, num_examples)),
+        objective=ObjectiveConfig(k=min(K, num_examples)),
         clustering=ClusteringConfig(num_clusterings=3),
         schedule=ScheduleConfig(epochs=1, ir_epochs=ir_epochs),
         numerics=numerics,
     )
     model = build_model(config, num_examples, steps_per_epoch=10**6)
-    clusters = max(1, num_examples // CLUSTER_SIZE)
-    model.cluster_labels.assign(
-        tf.random.stateless_uniform(model.cluster_labels.shape, [0, 1], 0, clusters, tf.int32)
-    )
+    set_random_labels(model)
     return model
 
 
