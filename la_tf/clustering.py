@@ -103,10 +103,3 @@ def run_clusterings(
         kmeans(vectors, num_clusters, int(start), iterations)
         for start in clustering_seeds(seed, round_, num_clusterings)
     ]
-
-
-def cluster(vectors: np.ndarray, num_clusters: int, num_clusterings: int, seed: int) -> np.ndarray:
-    """The labels of H clusterings, [H, N] int32: what `close_neighbors` takes."""
-    return np.stack(
-        [c.labels for c in run_clusterings(vectors, num_clusters, num_clusterings, seed)]
-    )

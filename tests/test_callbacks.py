@@ -59,7 +59,7 @@ def make_model(warm_start_steps=0, *, size=N, layers=1, mix=0.5, rate=RATE) -> L
 
 def with_labels(model: LocalAggregation) -> LocalAggregation:
     """Labels for a run of Local Aggregation without ClusteringCallback."""
-    model.cluster_labels.assign(np.random.default_rng(5).integers(0, M, (H, N)))
+    model.cluster_labels.assign(np.random.default_rng(5).integers(0, M, (N, H)))
     return model
 
 
@@ -183,7 +183,7 @@ def test_clusters_are_made_when_due_from_the_bank_of_that_moment(
     callbacks = [
         Bystander(before=lambda _: banks.append(model.bank.vectors.numpy())),
         clustering(log, timing, warm_start_steps, cluster_every_steps=every, kmeans_iterations=5),
-        Bystander(before=lambda _: labels.append(model.cluster_labels.numpy())),
+        Bystander(before=lambda _: labels.append(model.cluster_labels.numpy().T)),
     ]
     fit(model, callbacks, epochs=4)
 
@@ -207,7 +207,7 @@ def test_a_round_is_described_by_its_labels_and_those_before(log, timing):
         Bystander(
             before=lambda _: (
                 banks.append(model.bank.vectors.numpy()),
-                labels.append(model.cluster_labels.numpy()),
+                labels.append(model.cluster_labels.numpy().T.astype(int)),
             )
         ),
     ]
@@ -236,7 +236,7 @@ def test_clusters_that_nothing_is_left_in_are_counted(log, timing):
     model.bank.vectors.assign(three[np.arange(N) % 3])  # three places for twelve clusters
     callback.set_model(model)
     callback.cluster(0)
-    used = sum(len(set(row)) for row in model.cluster_labels.numpy())
+    used = sum(len(set(row)) for row in model.cluster_labels.numpy().T)
     (record,) = of_kind(log, "clustering")
     assert used <= 3 * H and record["empty_clusters"] == M * H - used
     assert record["smallest_cluster"] == 0
@@ -250,7 +250,7 @@ def test_centre_crops_are_clustered_instead_of_the_bank_if_asked(log, timing, un
     callback.set_model(model)
     callback.cluster(2)
     expected = [run.labels for run in run_clusterings(crops, M, H, seed=9, round_=2)]
-    np.testing.assert_array_equal(model.cluster_labels.numpy(), expected)
+    np.testing.assert_array_equal(model.cluster_labels.numpy().T, expected)
 
 
 def test_what_is_not_finite_is_not_clustered(log, timing):
@@ -261,7 +261,7 @@ def test_what_is_not_finite_is_not_clustered(log, timing):
     callback.set_model(model)
     with pytest.raises(TrainingDiverged, match="embeddings"):
         callback.cluster(0)
-    assert read_log(log.path) == [] and (model.cluster_labels.numpy() == -1).all()
+    assert read_log(log.path) == [] and (model.cluster_labels.numpy().T == -1).all()
 
 
 def test_the_share_of_a_round_that_clustering_takes_is_logged(log, timing, monkeypatch):
@@ -308,7 +308,7 @@ def test_in_the_background_labels_are_those_of_one_round_before(
             cluster_input=cluster_input,
             center_crop_embeddings=current_input,
         ),
-        Bystander(before=lambda _: labels.append(model.cluster_labels.numpy())),
+        Bystander(before=lambda _: labels.append(model.cluster_labels.numpy().T)),
     ]
     fit(model, callbacks, epochs=4)
 

@@ -129,8 +129,8 @@ class ClusteringCallback(StepCallback):
 
     def _set_labels(self, round_: int, runs: list[Clustering]) -> None:
         """Sets the labels of round `round_` and logs what they are like."""
-        previous = self.model.cluster_labels.numpy()
-        self.model.cluster_labels.assign(np.stack([run.labels for run in runs]))
+        previous = self.model.cluster_labels.numpy().T
+        self.model.cluster_labels.assign(np.stack([run.labels for run in runs], axis=1))
         epoch = self.step // self.steps_per_epoch + 1
         self.log.write("clustering", self.step, epoch, **_summary(round_, runs, previous))
 
