@@ -9,6 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 import tensorflow as tf
+from imitation import needs_bfloat16
 
 from la_tf import networks
 from la_tf.config import NetworkConfig
@@ -149,7 +150,7 @@ def network(request):
     return networks.build_network(request.param, 32)
 
 
-@pytest.fixture(params=["float32", "mixed_bfloat16"])
+@pytest.fixture(params=["float32", pytest.param("mixed_bfloat16", marks=needs_bfloat16)])
 def policy(request):
     tf.keras.mixed_precision.set_global_policy(request.param)
     yield request.param
