@@ -166,7 +166,7 @@ def test_histograms_are_of_the_densities_in_the_bank_at_the_end_of_an_epoch(run_
             )
             inside = np.cumsum(counts)[:-1]
             assert (surely <= inside).all() and (inside <= below).all()
-            assert (below - surely).sum() < 30
+            assert (below - surely).max() < 100  # so that the line before says something
 
 
 # The projector
