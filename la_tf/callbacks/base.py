@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from la_tf.phases import phase_after
+
 
 class StepCallback(tf.keras.callbacks.Callback):
     """Counts steps over the whole run, across `fit` calls and restarts.
@@ -31,6 +33,11 @@ class StepCallback(tf.keras.callbacks.Callback):
     def epoch(self) -> int:
         """The epoch of the latest step, counted from 1."""
         return max(1, -(-self.step // self.steps_per_epoch))
+
+    @property
+    def phase(self) -> str:
+        """The objective of the latest step, 'IR' or 'LA'; 'untrained' before the first."""
+        return phase_after(self.step, self.model.warm_start_steps)
 
     @property
     def at_epoch_end(self) -> bool:

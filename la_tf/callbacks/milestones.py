@@ -60,11 +60,8 @@ class Milestones(StepCallback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Logs the end of the warm start and the end of the run."""
-        if epoch + 1 == self.last_epoch:
-            objective = "LA" if self.step > self.model.warm_start_steps else "IR"
-            self._write(f"end of {objective}", self.embed(), epoch + 1)
-        elif self.step == self.model.warm_start_steps:
-            self._write("end of IR", self.embed(), epoch + 1)
+        if epoch + 1 == self.last_epoch or self.step == self.model.warm_start_steps:
+            self._write(f"end of {self.phase}", self.embed(), epoch + 1)
 
     def _write(self, name: str, embeddings: Embeddings, epoch: int) -> None:
         train, heldout = embeddings

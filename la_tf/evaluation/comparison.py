@@ -10,6 +10,7 @@ from typing import Any
 from la_tf.config import Config, from_dict
 from la_tf.evaluation.paper import CLOSEST, paper_rows
 from la_tf.evaluation.results import READOUTS, Evaluation, read_evaluations
+from la_tf.phases import IR, LA, phase_after
 from la_tf.run_directory import Record, RunError, read_log
 
 KNN, KNN1, PIXELS = "KNN", "KNN K=1", "pixels"
@@ -28,7 +29,6 @@ FOOTNOTE = (
 FORMATS = ("markdown", "csv")
 
 _DECIMALS = {"hours": 2, **dict.fromkeys(ACCURACIES, 1)}
-_TRAINED = ("IR", "LA")
 _COMMIT_DIGITS = 10
 # H and m of each network's LA row, and what all of them share (section 4.1).
 _PAPER_CLUSTERS = {
@@ -161,11 +161,11 @@ def _run_lines(run_dir: str) -> list[tuple[Line, bool]]:
     machine = _machine(path)
     for line, step, _ in found:
         line |= {"run": run_dir, "network": config.network.network, **machine}
-        if line["objective"] in _TRAINED:
+        if line["objective"] in (IR, LA):
             line["batch"] = config.data.batch_size
             if timing:
                 line["hours"] = hours(timing, config, per_epoch, step)
-        if line["objective"] == "LA":
+        if line["objective"] == LA:
             line["k"] = config.objective.k
             line["H"] = config.clustering.num_clusterings
             line["m"] = config.clustering.num_clusters
@@ -186,10 +186,9 @@ def _evaluated(group: list[Evaluation]) -> Line:
 def _logged(config: Config, log: list[Record], per_epoch: int) -> tuple[Line, int]:
     """The line of a run without evaluations, and its steps done."""
     step = log[-1]["step"] if log else 0
-    objective = "LA" if step > config.schedule.ir_epochs * per_epoch else "IR"
     line = {
         "data": pathlib.Path(config.data.data.replace(":", "-")).name,
-        "objective": objective if step else "untrained",
+        "objective": phase_after(step, config.schedule.ir_epochs * per_epoch),
         "epochs": step / per_epoch,
     }
     if found := [record for record in log if record["kind"] == "knn"]:
@@ -242,7 +241,7 @@ def _paper_lines(tables: Iterable[tuple[str, bool]]) -> list[Line]:
             line |= dict(zip(READOUTS, readouts, strict=True))
             if knn is not None:
                 line |= {KNN: knn, "gallery": CROPS if transfer else BANK}
-            if row.method == "LA":
+            if row.method == LA:
                 line |= {"batch": _PAPER_BATCH, "k": _PAPER_K}
                 line["H"], line["m"] = _PAPER_CLUSTERS[network]
             lines.append(line)

@@ -18,14 +18,14 @@ from la_tf.evaluation.linear import ReadoutConfig, layer_features, pixel_feature
 from la_tf.evaluation.readout_training import ReadoutTraining
 from la_tf.evaluation.results import (
     FOLDER,
+    RAW_PIXELS,
     Evaluation,
     find_evaluation,
     require_own_name,
     write_evaluation,
 )
+from la_tf.phases import UNTRAINED
 from la_tf.trained import TrainedRun
-
-RAW_PIXELS, UNTRAINED = "raw pixels", "untrained"
 
 
 @dataclasses.dataclass(frozen=True)

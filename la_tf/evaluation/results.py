@@ -9,16 +9,18 @@ import re
 from typing import Any
 
 from la_tf.evaluation.paper import paper_rows
+from la_tf.phases import IR, LA, UNTRAINED
 from la_tf.run_directory import RunError, write_json
 
 FOLDER = "evaluation"
 READOUTS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 # In the order of Table 1. The paper's KNN is K = 200; K = 1 is what its ablations report.
 COLUMNS = (*READOUTS, "KNN", "KNN K=1")
+RAW_PIXELS = "raw pixels"
 # What stands in a table for the rows of one run, after the rows of the paper.
-ROWS = ("raw pixels", "untrained", "IR", "LA")
+ROWS = (RAW_PIXELS, UNTRAINED, IR, LA)
 # Of the paper's methods those with a counterpart here, and its clustering baseline.
-PAPER_METHODS = ("Random", "IR", "IR (with BN)", "DC", "LA")
+PAPER_METHODS = ("Random", IR, "IR (with BN)", "DC", LA)
 
 
 @dataclasses.dataclass(frozen=True)

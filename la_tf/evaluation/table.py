@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from la_tf.phases import phase_after
+
 Row = tuple[str, float, float]
 
 
@@ -24,9 +26,8 @@ def table_rows(
     if milestones:
         rows = [(r["name"], r["knn200"], r["knn1"]) for r in milestones]
         return rows, "centre crops of the training images"
-    names = {total_steps: "end of LA" if total_steps > warm_start_steps else "end of IR"}
-    if 0 < warm_start_steps < total_steps:
-        names[warm_start_steps] = "end of IR"
+    ends = {min(warm_start_steps, total_steps), total_steps} - {0}
+    names = {step: f"end of {phase_after(step, warm_start_steps)}" for step in ends}
     rows = [
         (names[record["step"]], record["knn200"], record["knn1"])
         for record in records
