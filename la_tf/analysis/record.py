@@ -16,13 +16,14 @@ from la_tf.evaluation.results import (
 )
 from la_tf.evaluation.table import Row
 from la_tf.health import HealthMonitor
+from la_tf.phases import IR, LA, UNTRAINED
 from la_tf.run_directory import Record, RunError
 from la_tf.trained import TrainedRun
 
 OBJECTIVES = {
-    "untrained": "Untrained",
-    "IR": "Instance recognition",
-    "LA": "Local Aggregation",
+    UNTRAINED: "Untrained",
+    IR: "Instance recognition",
+    LA: "Local Aggregation",
 }
 
 
@@ -47,7 +48,7 @@ def summary(run: TrainedRun, metrics: Sequence[Record]) -> list[Fact]:
         ),
         Fact(
             "Training images",
-            f"{len(run.bank):,}",
+            f"{run.num_examples:,}",
             f"{config.data.data}, at {config.data.image_size} pixels; "
             + (f"{heldout['examples']:,} held out" if heldout else "none held out"),
         ),
