@@ -130,5 +130,5 @@ def test_the_bank_is_read_when_it_is_asked_for_and_says_so_where_it_is_damaged(
     for file in copy.glob("checkpoints/*.data-*"):
         file.write_bytes(b"x")
     assert (run.num_examples, run.epoch, run.objective) == (1437, 4.0, "LA")
-    with pytest.raises(RunError, match="cannot be read .*: restore it, or remove"):
+    with pytest.raises(RunError, match=r"cannot be read .*: restore it, or remove"):
         _ = run.bank

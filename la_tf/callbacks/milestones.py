@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from la_tf.callbacks.base import StepCallback
-from la_tf.callbacks.knn import named
 from la_tf.evaluation.knn import KS, knn_accuracy
+from la_tf.evaluation.knn_metric import named
 from la_tf.run_directory import RunLog
 
 # Embeddings of the training images [N, D], then of the held-out images [Q, D].

@@ -8,19 +8,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from la_tf.config import Config, from_dict
+from la_tf.evaluation.knn_metric import KNN, KNN_METRICS
 from la_tf.evaluation.paper import CLOSEST, paper_rows
-from la_tf.evaluation.results import READOUTS, Evaluation, read_evaluations
+from la_tf.evaluation.results import BANK, CROPS, PIXELS, READOUTS, Evaluation, read_evaluations
+from la_tf.evaluation.results import COLUMNS as RESULT_COLUMNS
 from la_tf.phases import IR, LA, phase_after
 from la_tf.run_directory import Record, RunError, read_log
 
-KNN, KNN1, PIXELS = "KNN", "KNN K=1", "pixels"
-BANK, CROPS = "memory bank", "centre crops"
-ACCURACIES = (*READOUTS, KNN, KNN1, PIXELS)
+ACCURACIES = (*RESULT_COLUMNS, PIXELS)
 COLUMNS = (
     *("run", "network", "data", "objective", "epochs", "batch", "k", "H", "m"),
     *(*ACCURACIES, "gallery", "git commit", "hours", "hardware"),
 )
-HEADINGS = {KNN: "KNN (K=200)"}
+HEADINGS = {KNN.column: f"{KNN.column} (K={KNN.k})"}
 FOOTNOTE = (
     "Accuracies are top-1 in percent. k, H and m stand where Local Aggregation used them. Hours "
     "are training steps and clustering; work repeated after a stop counts, evaluation does not. "
@@ -193,7 +193,8 @@ def _logged(config: Config, log: list[Record], per_epoch: int) -> tuple[Line, in
     }
     if found := [record for record in log if record["kind"] == "knn"]:
         newest = found[-1]
-        line |= {KNN: 100 * newest["knn200"], KNN1: 100 * newest["knn1"], "gallery": BANK}
+        line |= {metric.column: 100 * newest[metric.field] for metric in KNN_METRICS}
+        line["gallery"] = BANK
         if newest["step"] != step:
             line["gallery"] += f" of epoch {newest['epoch']}"
     return line, step
@@ -240,7 +241,7 @@ def _paper_lines(tables: Iterable[tuple[str, bool]]) -> list[Line]:
             line["data"] = "Places" if transfer else "ImageNet"
             line |= dict(zip(READOUTS, readouts, strict=True))
             if knn is not None:
-                line |= {KNN: knn, "gallery": CROPS if transfer else BANK}
+                line |= {KNN.column: knn, "gallery": CROPS if transfer else BANK}
             if row.method == LA:
                 line |= {"batch": _PAPER_BATCH, "k": _PAPER_K}
                 line["H"], line["m"] = _PAPER_CLUSTERS[network]
