@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from la_tf.serving.batching import Batcher, Picture, QueueFullError
+from la_tf.serving.batching import Batcher, EncodedPicture, QueueFullError
 
 
 class Model:
@@ -36,8 +36,8 @@ def batcher(model, **options) -> Batcher:
     return Batcher(model, **(defaults | options))
 
 
-def pictures(*names: int | str, pixels: int = 1) -> list[Picture]:
-    return [Picture(str(name).encode(), pixels) for name in names]
+def pictures(*names: int | str, pixels: int = 1) -> list[EncodedPicture]:
+    return [EncodedPicture(str(name).encode(), pixels) for name in names]
 
 
 async def until(condition) -> None:
