@@ -11,15 +11,15 @@ import numpy as np
 import tensorflow as tf
 
 from la_tf import runtime
+from la_tf.building import network_of
 from la_tf.checkpoints import present_checkpoints
-from la_tf.config import Config, ConfigError, NumericsConfig, from_dict
+from la_tf.config import Config, NumericsConfig, from_dict
 from la_tf.data.base import Source, align_labels
-from la_tf.data.checks import check_images
+from la_tf.data.checks import keep_good_images
 from la_tf.data.identity import identify
 from la_tf.data.pipeline import steps_per_epoch
 from la_tf.data.sources import open_source, open_train_and_val
 from la_tf.errors import first_line
-from la_tf.networks import build_network
 from la_tf.phases import phase_after
 from la_tf.run_directory import RunError
 
@@ -85,7 +85,7 @@ class TrainedRun:
     def untrained_network(self) -> tf.keras.Model:
         """The network as it was before the first step."""
         tf.keras.utils.set_random_seed(self.config.schedule.seed)
-        return _build(self.config)
+        return network_of(self.config)
 
 
 def load_run(run_dir: str) -> TrainedRun:
@@ -117,7 +117,7 @@ def load_run(run_dir: str) -> TrainedRun:
         raise RunError(f"{path} holds no checkpoint: train it first, or restore its checkpoints.")
     checkpoint = checkpoints[-1]
     runtime.configure(NumericsConfig(), config.schedule.seed)
-    network = _build(config)
+    network = network_of(config)
     try:
         restored = tf.train.Checkpoint(model=tf.train.Checkpoint(network=network))
         # Bank, labels and optimizer stay behind: few ask for the bank, which is large.
@@ -176,23 +176,6 @@ def open_images(
     checked = []
     for source in (train_set, heldout):
         if source is not None:
-            result = check_images(source, config.skip_bad_images)
-            if result.bad:
-                say(str(result))
-            source = result.source
+            source = keep_good_images(source, config.skip_bad_images, say)
         checked.append(source)
     return tuple(checked)
-
-
-def _build(config: Config) -> tf.keras.Model:
-    network = config.network
-    try:
-        return build_network(
-            network.network,
-            config.data.image_size,
-            network.dim,
-            network.sync_bn,
-            network.bn_momentum,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
