@@ -11,7 +11,7 @@ from la_tf.errors import first_line
 from la_tf.files import replacing
 from la_tf.networks import build_network
 
-# What builds the network that the tensors are of; scalars beside them in the file.
+# Metadata keys, scalars beside the tensors: what is needed to build their network again.
 NETWORK, IMAGE_SIZE, DIM = "metadata/network", "metadata/image_size", "metadata/dim"
 _METADATA = (NETWORK, IMAGE_SIZE, DIM)
 _MAX_NAMED = 3  # tensors that an error names

@@ -46,14 +46,14 @@ class StepCallback(tf.keras.callbacks.Callback):
 
 
 class EvaluationCallback(StepCallback):
-    """What looks at the model every few epochs, and always at the ends of its two phases."""
+    """Evaluates the model every few epochs, and always at the ends of its two phases."""
 
     def __init__(self, *, steps_per_epoch: int, every_epochs: int, last_epoch: int):
-        """Describes when to look.
+        """Describes when to evaluate.
 
         Args:
           steps_per_epoch: steps of one epoch.
-          every_epochs: epochs between two looks.
+          every_epochs: epochs between two evaluations.
           last_epoch: epochs in total.
         """
         super().__init__(steps_per_epoch)
@@ -61,6 +61,6 @@ class EvaluationCallback(StepCallback):
         self.last_epoch = last_epoch
 
     def is_due(self, epoch: int) -> bool:
-        """Whether to look at the end of this epoch, counted from 0 as Keras does."""
+        """Whether to evaluate at the end of this epoch, counted from 0 as Keras does."""
         at_end = self.step == self.model.warm_start_steps or epoch + 1 == self.last_epoch
         return at_end or (epoch + 1) % self.every_epochs == 0

@@ -128,7 +128,7 @@ class Api:
             )
 
     async def _receive(self, request: web.Request) -> tuple[Predict, list[EncodedPicture]]:
-        """Reads and parses a body, which takes of the batcher's room meanwhile."""
+        """Reads and parses a body; until then its bytes count towards the batcher's budget."""
         if "Content-Encoding" in request.headers:
             raise RequestError(
                 415,

@@ -17,10 +17,10 @@ class QueueFullError(RuntimeError):
 
 
 class MemoryBudget:
-    """What requests and pictures may take of memory until they are answered."""
+    """How much memory requests and their pictures take until they are answered."""
 
     def __init__(self, max_bytes: float):
-        """Bounds it to `max_bytes`, encoded as they came."""
+        """Allows `max_bytes`, encoded as they came."""
         self._max_bytes = max_bytes
         self._held = 0
 
@@ -32,8 +32,8 @@ class MemoryBudget:
         """
         if self._held + count > self._max_bytes:
             raise QueueFullError(
-                f"{self._held / 1e6:.1f} million bytes of requests are waiting, "
-                f"{self._max_bytes / 1e6:g} million may"
+                f"requests that wait hold {self._held / 1e6:.1f} of {self._max_bytes / 1e6:g} "
+                "million bytes"
             )
         self._held += count
 
@@ -128,7 +128,10 @@ class Batcher:
           QueueFullError: there is no room for all of them.
         """
         if len(self) + len(pictures) > self._max_queue:
-            raise QueueFullError(f"{len(self)} pictures are waiting, {self._max_queue} may")
+            raise QueueFullError(
+                f"the queue holds {len(self)} of {self._max_queue} pictures, and this request has "
+                f"{len(pictures)}"
+            )
         self.budget.take(_size(pictures))
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(picture, loop.create_future()) for picture in pictures]
