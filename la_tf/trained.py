@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,7 @@ import tensorflow as tf
 from la_tf import runtime
 from la_tf.building import network_of
 from la_tf.checkpoints import present_checkpoints
-from la_tf.config import Config, NumericsConfig, from_dict
+from la_tf.config import Config, NumericsConfig
 from la_tf.data.base import Source, align_labels
 from la_tf.data.checks import keep_good_images
 from la_tf.data.identity import identify
@@ -21,6 +20,7 @@ from la_tf.data.pipeline import steps_per_epoch
 from la_tf.data.sources import open_source, open_train_and_val
 from la_tf.errors import first_line
 from la_tf.phases import phase_after
+from la_tf.run_description import read_description
 from la_tf.run_directory import RunError
 
 
@@ -101,17 +101,7 @@ def load_run(run_dir: str) -> TrainedRun:
       ConfigError: its network cannot be built.
     """
     path = pathlib.Path(run_dir).expanduser()
-    try:
-        stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        config, data = from_dict(stored["config"]), stored["data"]
-    except FileNotFoundError:
-        raise RunError(
-            f"{path} holds no run: name a run directory that tools/train.py made."
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{path / 'config.json'} cannot be read ({type(error).__name__}: {error}): restore it."
-        ) from error
+    config, data = read_description(path)
     checkpoints = present_checkpoints(path / "checkpoints")
     if not checkpoints:
         raise RunError(f"{path} holds no checkpoint: train it first, or restore its checkpoints.")

@@ -7,12 +7,13 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from la_tf.config import Config, from_dict
+from la_tf.config import Config
 from la_tf.evaluation.knn_metric import KNN, KNN_METRICS
 from la_tf.evaluation.paper import CLOSEST, paper_rows
 from la_tf.evaluation.results import BANK, CROPS, PIXELS, READOUTS, Evaluation, read_evaluations
 from la_tf.evaluation.results import COLUMNS as RESULT_COLUMNS
 from la_tf.phases import IR, LA, phase_after
+from la_tf.run_description import read_description
 from la_tf.run_directory import Record, RunError, read_log
 
 ACCURACIES = (*RESULT_COLUMNS, PIXELS)
@@ -144,7 +145,8 @@ def _markdown(text: str) -> str:
 def _run_lines(run_dir: str) -> list[tuple[Line, bool]]:
     """The lines of one run, each with whether its images are others than those of training."""
     path = pathlib.Path(run_dir).expanduser()
-    config, count = _read_config(path)
+    config, data = read_description(path)
+    count = data["training set"]["examples"]
     # A start that failed may have had less than a batch.
     per_epoch = max(1, count // config.data.batch_size)
     groups: dict[tuple, list[Evaluation]] = {}
@@ -247,14 +249,6 @@ def _paper_lines(tables: Iterable[tuple[str, bool]]) -> list[Line]:
                 line["H"], line["m"] = _PAPER_CLUSTERS[network]
             lines.append(line)
     return lines
-
-
-def _read_config(path: pathlib.Path) -> tuple[Config, int]:
-    """The configuration of a run and N."""
-    if not (path / "config.json").exists():
-        raise RunError(f"{path} holds no run: name a run directory that tools/train.py made.")
-    stored = _read_json(path / "config.json")
-    return from_dict(stored["config"]), stored["data"]["training set"]["examples"]
 
 
 def _read_json(path: pathlib.Path) -> Any:
