@@ -1,4 +1,4 @@
-"""From configuration to a compiled model."""
+"""From configuration to a network and to a compiled model."""
 
 import tensorflow as tf
 
@@ -6,6 +6,25 @@ from la_tf.config import Config, ConfigError
 from la_tf.model import LocalAggregation
 from la_tf.networks import build_network
 from la_tf.schedules import learning_rate
+
+
+def network_of(config: Config) -> tf.keras.Model:
+    """The network of a recipe, untrained; under a strategy, call it in its scope.
+
+    Raises:
+      ConfigError: the network does not exist or does not take images of this size.
+    """
+    network = config.network
+    try:
+        return build_network(
+            network.network,
+            config.data.image_size,
+            network.dim,
+            network.sync_bn,
+            network.bn_momentum,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def build_model(config: Config, num_examples: int, steps_per_epoch: int) -> LocalAggregation:
@@ -22,16 +41,7 @@ def build_model(config: Config, num_examples: int, steps_per_epoch: int) -> Loca
     Raises:
       ConfigError: the network does not exist or does not take images of this size.
     """
-    try:
-        network = build_network(
-            config.network.network,
-            config.data.image_size,
-            config.network.dim,
-            config.network.sync_bn,
-            config.network.bn_momentum,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    network = network_of(config)
     model = LocalAggregation(
         network,
         num_examples,

@@ -1,7 +1,6 @@
 """A trained network as a SavedModel that needs nothing of this project."""
 
 import contextlib
-import os
 import pathlib
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from la_tf.data.augment import center_view, normalize
 from la_tf.errors import first_line
+from la_tf.files import replace_folder
 from la_tf.networks import build_network
 
 PROBE_TOLERANCE = 0.02  # of a unit vector's coordinates; bfloat16 rounds to 0.004
@@ -205,36 +205,6 @@ def _try_out(folder: pathlib.Path, network: tf.keras.Model, image_size: int, pro
                 f"the exported network's {name} differs from the trained one by {error:.2g} on one "
                 f"image; it is left in {folder}."
             )
-
-
-def replace_folder(new: pathlib.Path, target: pathlib.Path) -> None:
-    """Puts a whole folder in the place of another; where that fails, the other one is back.
-
-    The target may be a link; what it points to stays as it is.
-
-    Raises:
-      OSError: the folder cannot be moved.
-    """
-    old = target.with_name(f".{target.name}.old")
-    if os.path.lexists(old) and not os.path.lexists(target):
-        os.replace(old, target)  # a kill between the two moves below left the only copy there
-    _remove(old)
-    if os.path.lexists(target):
-        os.replace(target, old)
-    try:
-        os.replace(new, target)
-    except OSError:
-        if os.path.lexists(old):
-            os.replace(old, target)
-        raise
-    _remove(old)
-
-
-def _remove(folder: pathlib.Path) -> None:
-    if folder.is_symlink():
-        folder.unlink()
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_signatures(saved_model: pathlib.Path) -> Signatures:

@@ -1,10 +1,8 @@
 """Everything that a run hands over: SavedModel, plain weights, ONNX, and the page that explains."""
 
-import contextlib
-import fcntl
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -19,8 +17,8 @@ from la_tf.export import (
     export_saved_model,
     own_folder,
     read_signatures,
-    replace_folder,
 )
+from la_tf.files import lock, replace_folder
 from la_tf.model_card import MARK, MODEL_CARD, model_card
 from la_tf.onnx_export import INSTALL, OPSET, export_onnx, onnx_difference, require_tf2onnx
 from la_tf.trained import TrainedRun
@@ -77,7 +75,7 @@ def export_run(
                 note = _write_onnx(saved_model, partial / ONNX, side, pictures)
                 say(note)
             (partial / MODEL_CARD).write_text(model_card(run, partial, note), encoding="utf-8")
-            with _locked(directory):
+            with lock(directory / LOCK, wait=True):  # another export may be moving its files
                 _move(partial, directory)
     except OSError as error:
         raise ExportError(cannot_be_written(directory, error)) from error
@@ -157,14 +155,6 @@ def _write_onnx(
         f"{made}. In ONNX Runtime it gives the embeddings of TensorFlow to {difference:.1g} a "
         f"coordinate on {len(pictures)} images."
     )
-
-
-@contextlib.contextmanager
-def _locked(directory: pathlib.Path) -> Iterator[None]:
-    """Waits until no other export is moving its files into a folder, and keeps others waiting."""
-    with (directory / LOCK).open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _move(partial: pathlib.Path, directory: pathlib.Path) -> None:

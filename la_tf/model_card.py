@@ -11,7 +11,6 @@ import jinja2
 from la_tf import runtime
 from la_tf.analysis import record
 from la_tf.config import Config
-from la_tf.data.pipeline import steps_per_epoch
 from la_tf.evaluation.table import table_rows
 from la_tf.export import VERSION, read_signatures
 from la_tf.run_directory import Record, RunError, read_log
@@ -79,9 +78,8 @@ def _metrics(run: TrainedRun) -> list[Record]:
 
 def _results(run: TrainedRun, records: list[Record]) -> tuple[list[record.Table], list[str]]:
     """Tables of what was measured, and sentences on what was not."""
-    schedule = run.config.schedule
-    steps = steps_per_epoch(len(run.bank), run.config.data.batch_size)
-    rows, gallery = table_rows(records, schedule.ir_epochs * steps, schedule.epochs * steps)
+    total_steps = run.config.schedule.epochs * run.steps_per_epoch
+    rows, gallery = table_rows(records, run.warm_start_steps, total_steps)
     tables = [record.milestone_table(rows, gallery)] if rows else []
     try:
         evaluated = record.result_tables(run)

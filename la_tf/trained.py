@@ -1,7 +1,7 @@
 """A run opened again to be looked at: its network, its bank, its images; nothing is written."""
 
 import dataclasses
-import json
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -10,15 +10,17 @@ import numpy as np
 import tensorflow as tf
 
 from la_tf import runtime
+from la_tf.building import network_of
 from la_tf.checkpoints import present_checkpoints
-from la_tf.config import Config, ConfigError, NumericsConfig, from_dict
+from la_tf.config import Config, NumericsConfig
 from la_tf.data.base import Source, align_labels
-from la_tf.data.checks import check_images
+from la_tf.data.checks import keep_good_images
 from la_tf.data.identity import identify
 from la_tf.data.pipeline import steps_per_epoch
 from la_tf.data.sources import open_source, open_train_and_val
 from la_tf.errors import first_line
-from la_tf.networks import build_network
+from la_tf.phases import phase_after
+from la_tf.run_description import read_description
 from la_tf.run_directory import RunError
 
 
@@ -32,7 +34,7 @@ class TrainedRun:
       data: sizes and fingerprints of the images it was trained and evaluated on.
       step: steps done.
       network: images [B, S, S, 3] -> unit embeddings [B, D], with the trained weights, in float32.
-      bank: [N, D] unit rows, the memory bank.
+      read_bank: reads the memory bank, [N, D] unit rows; it may raise RunError.
     """
 
     path: pathlib.Path
@@ -40,19 +42,41 @@ class TrainedRun:
     data: dict[str, Any]
     step: int
     network: tf.keras.Model
-    bank: np.ndarray
+    read_bank: Callable[[], np.ndarray]
+
+    @functools.cached_property
+    def bank(self) -> np.ndarray:
+        """The memory bank, [N, D] unit rows; read when it is first asked for.
+
+        Raises:
+          RunError: it cannot be read.
+        """
+        return self.read_bank()
+
+    @property
+    def num_examples(self) -> int:
+        """N, the training images."""
+        return self.data["training set"]["examples"]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch."""
+        return steps_per_epoch(self.num_examples, self.config.data.batch_size)
 
     @property
     def epoch(self) -> float:
         """Epochs done."""
-        return self.step / steps_per_epoch(len(self.bank), self.config.data.batch_size)
+        return self.step / self.steps_per_epoch
+
+    @property
+    def warm_start_steps(self) -> int:
+        """How many of its first steps are instance recognition."""
+        return self.config.schedule.ir_epochs * self.steps_per_epoch
 
     @property
     def objective(self) -> str:
         """'LA', or 'IR' for a run that has not left its warm start; 'untrained' at step 0."""
-        if self.step == 0:
-            return "untrained"
-        return "LA" if self.epoch > self.config.schedule.ir_epochs else "IR"
+        return phase_after(self.step, self.warm_start_steps)
 
     def holds(self, train_set: Source) -> bool:
         """Whether these are the images whose rows the bank holds, in its order."""
@@ -61,7 +85,7 @@ class TrainedRun:
     def untrained_network(self) -> tf.keras.Model:
         """The network as it was before the first step."""
         tf.keras.utils.set_random_seed(self.config.schedule.seed)
-        return _build(self.config)
+        return network_of(self.config)
 
 
 def load_run(run_dir: str) -> TrainedRun:
@@ -77,36 +101,37 @@ def load_run(run_dir: str) -> TrainedRun:
       ConfigError: its network cannot be built.
     """
     path = pathlib.Path(run_dir).expanduser()
-    try:
-        stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        config, data = from_dict(stored["config"]), stored["data"]
-    except FileNotFoundError:
-        raise RunError(
-            f"{path} holds no run: name a run directory that tools/train.py made."
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{path / 'config.json'} cannot be read ({type(error).__name__}: {error}): restore it."
-        ) from error
+    config, data = read_description(path)
     checkpoints = present_checkpoints(path / "checkpoints")
     if not checkpoints:
         raise RunError(f"{path} holds no checkpoint: train it first, or restore its checkpoints.")
     checkpoint = checkpoints[-1]
     runtime.configure(NumericsConfig(), config.schedule.seed)
-    network = _build(config)
+    network = network_of(config)
     try:
         restored = tf.train.Checkpoint(model=tf.train.Checkpoint(network=network))
-        # Bank, labels and optimizer stay behind: the bank is read as an array below.
+        # Bank, labels and optimizer stay behind: few ask for the bank, which is large.
         restored.restore(checkpoint).assert_existing_objects_matched().expect_partial()
-        reader = tf.train.load_checkpoint(checkpoint)
-        bank = reader.get_tensor("model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE")
-        step = reader.get_tensor("model/optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE")
     except Exception as error:  # a damaged file can break TensorFlow's readers in many ways
-        raise RunError(
-            f"the checkpoint {checkpoint} cannot be read ({first_line(error)}): restore it, or "
-            "remove its files to use an older one."
-        ) from error
-    return TrainedRun(path, config, data, int(step), network, bank)
+        raise _unreadable(checkpoint, error) from error
+    step = int(_read(checkpoint, "model/optimizer/_iterations"))
+    read_bank = functools.partial(_read, checkpoint, "model/bank/vectors")
+    return TrainedRun(path, config, data, step, network, read_bank)
+
+
+def _read(checkpoint: str, variable: str) -> np.ndarray:
+    try:
+        reader = tf.train.load_checkpoint(checkpoint)
+        return reader.get_tensor(f"{variable}/.ATTRIBUTES/VARIABLE_VALUE")
+    except Exception as error:  # as above
+        raise _unreadable(checkpoint, error) from error
+
+
+def _unreadable(checkpoint: str, error: Exception) -> RunError:
+    return RunError(
+        f"the checkpoint {checkpoint} cannot be read ({first_line(error)}): restore it, or remove "
+        "its files to use an older one."
+    )
 
 
 def open_images(
@@ -141,23 +166,6 @@ def open_images(
     checked = []
     for source in (train_set, heldout):
         if source is not None:
-            result = check_images(source, config.skip_bad_images)
-            if result.bad:
-                say(str(result))
-            source = result.source
+            source = keep_good_images(source, config.skip_bad_images, say)
         checked.append(source)
     return tuple(checked)
-
-
-def _build(config: Config) -> tf.keras.Model:
-    network = config.network
-    try:
-        return build_network(
-            network.network,
-            config.data.image_size,
-            network.dim,
-            network.sync_bn,
-            network.bn_momentum,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from None

@@ -258,7 +258,7 @@ class _Run:
             self.data,
             int(self.model.optimizer.iterations.numpy()),
             self.model.network,
-            self.model.bank.vectors.numpy(),
+            self.model.bank.vectors.numpy,
         )
         return export_run(run, folder, [source.read(0)])
 

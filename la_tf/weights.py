@@ -1,7 +1,6 @@
 """A network's weights as one .npz file that NumPy alone reads, and back."""
 
 import hashlib
-import os
 import pathlib
 import zipfile
 
@@ -9,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from la_tf.errors import first_line
+from la_tf.files import replacing
 from la_tf.networks import build_network
 
-# What builds the network that the tensors are of; scalars beside them in the file.
+# Metadata keys, scalars beside the tensors: what is needed to build their network again.
 NETWORK, IMAGE_SIZE, DIM = "metadata/network", "metadata/image_size", "metadata/dim"
 _METADATA = (NETWORK, IMAGE_SIZE, DIM)
 _MAX_NAMED = 3  # tensors that an error names
@@ -62,10 +62,8 @@ def save_weights(network: tf.keras.Model, path: pathlib.Path) -> None:
         IMAGE_SIZE: network.input_shape[1],
         DIM: network.output_shape[-1],
     }
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, **metadata, **named_tensors(network))
-    os.replace(partial, path)
 
 
 def load_weights(network: tf.keras.Model, path: pathlib.Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from la_tf.config import AugmentConfig
 from la_tf.data.base import DataError
-from la_tf.data.checks import check_images, find_bad_images, survey
+from la_tf.data.checks import check_images, find_bad_images, keep_good_images, survey
 from la_tf.data.pipeline import step_indices, train_dataset
 from la_tf.data.sources import open_source
 
@@ -82,6 +82,16 @@ def test_bad_images_are_counted_and_named_or_left_out(folder, decode_up_to):
     assert result.source.num_examples == len(good)
     assert "5 images:" in str(result)
     assert check_images(result.source, decode_up_to=decode_up_to).bad == ()
+
+
+def test_what_is_left_out_is_said_and_nothing_else(folder):
+    (folder / "page.jpg").write_bytes(BAD["page.jpg"])
+    said = []
+    kept = keep_good_images(open_source(str(folder)), True, said.append)
+    assert kept.num_examples == 12
+    assert keep_good_images(kept, False, said.append) is kept
+    (sentence,) = said
+    assert str(folder / "page.jpg") in sentence and sentence.endswith("left out.")
 
 
 def test_nothing_but_bad_images_cannot_be_skipped(tmp_path):

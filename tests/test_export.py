@@ -17,7 +17,7 @@ from la_tf.data.augment import center_view
 from la_tf.data.pipeline import eval_dataset
 from la_tf.data.sources import open_source
 from la_tf.evaluation.features import Embedder
-from la_tf.export import ExportError, export_saved_model, read_signatures, replace_folder
+from la_tf.export import ExportError, export_saved_model, read_signatures
 from la_tf.networks import build_network, readouts
 
 SIDES = (32, 80)  # views that show the whole short side, and views that cut a margin off
@@ -263,40 +263,6 @@ def test_a_later_export_takes_the_place_of_the_earlier_one(exports, earlier_expo
     got = embed_with_saved_model(saved, images)
     np.testing.assert_allclose(got, in_process(network, SIDES[0], images), atol=1e-5)
     assert np.abs(got - before).max() > 0.1
-
-
-def test_a_folder_that_cannot_be_replaced_is_still_there(tmp_path):
-    (tmp_path / "1").mkdir()
-    (tmp_path / "1" / "old").touch()
-    with pytest.raises(FileNotFoundError):
-        replace_folder(tmp_path / "missing", tmp_path / "1")
-    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["1", "1/old"]
-
-
-def folder_of(path: pathlib.Path, word: str) -> pathlib.Path:
-    path.mkdir()
-    (path / "word").write_text(word)
-    return path
-
-
-def test_what_a_kill_between_the_two_moves_left_is_restored_before_it_is_replaced(tmp_path):
-    folder_of(tmp_path / ".1.old", "the only copy")
-    with pytest.raises(FileNotFoundError):
-        replace_folder(tmp_path / "missing", tmp_path / "1")
-    assert (tmp_path / "1" / "word").read_text() == "the only copy"
-    replace_folder(folder_of(tmp_path / "new", "new"), tmp_path / "1")
-    assert (tmp_path / "1" / "word").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["1"]
-
-
-def test_a_link_gives_way_and_what_it_points_to_stays(tmp_path):
-    elsewhere = folder_of(tmp_path / "elsewhere", "linked")
-    (tmp_path / "1").symlink_to("elsewhere")
-    for word in ("new", "newer"):
-        replace_folder(folder_of(tmp_path / "next", word), tmp_path / "1")
-        assert (tmp_path / "1" / "word").read_text() == word
-    assert (elsewhere / "word").read_text() == "linked"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "elsewhere"]
 
 
 def mirrored(network: tf.keras.Model) -> tf.keras.Model:

@@ -23,6 +23,7 @@ ONLY = {
     "la_tf/resolve.py": {"la_tf.config"},
     "la_tf/errors.py": set(),
     "la_tf/processor.py": set(),
+    "la_tf/files.py": set(),
     "la_tf/quiet.py": set(),
     "la_tf/serving/batching.py": {"numpy"},
     "la_tf/serving/pictures.py": {"PIL"},

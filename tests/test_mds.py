@@ -10,7 +10,7 @@ from scipy.spatial import procrustes
 from scipy.spatial.distance import pdist
 
 from la_tf.analysis import mds
-from la_tf.analysis.images import Embedded, RunImages
+from la_tf.analysis.images import EmbeddedImages, RunImages
 from la_tf.analysis.part import Unavailable
 from la_tf.analysis.retrieval import Classified
 from la_tf.data.base import Subset
@@ -86,7 +86,7 @@ def test_the_map_shows_the_classes_that_are_classified_best_and_worst():
         predicted[np.flatnonzero(heldout.labels == label)[:label]] = 9 - label
     none = np.zeros((200, 7), int)
     found = Classified(predicted, np.ones(200), none, none.astype(float))
-    part = mds.mds_part(images, Embedded(heldout, np.zeros((200, 1)), "200 images"), found)
+    part = mds.mds_part(images, EmbeddedImages(heldout, np.zeros((200, 1)), "200 images"), found)
     high, low = part.plots
     assert (high.name, low.name) == ("mds-high", "mds-low")
     assert high.alt.endswith("0 (100%), 5 (100%), 6 (100%).")

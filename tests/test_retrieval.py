@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from la_tf.analysis import retrieval
-from la_tf.analysis.images import Embedded, RunImages
+from la_tf.analysis.images import EmbeddedImages, RunImages
 from la_tf.analysis.part import Unavailable
 from la_tf.data.base import Subset
 from la_tf.data.digits import DigitsSource
@@ -91,8 +91,8 @@ def test_strips_show_the_right_pictures_with_their_classes():
     digits = DigitsSource()
     train, heldout = Subset(digits, range(10)), Subset(digits, [11, 12])  # train: 0 to 9 in order
     images = images_of(train, heldout)
-    gallery = Embedded(train, angles(*range(0, 100, 10)), "the gallery")
-    queries = Embedded(heldout, angles(11, 52), "2 images")  # a 1 near row 1; a 2 near row 5
+    gallery = EmbeddedImages(train, angles(*range(0, 100, 10)), "the gallery")
+    queries = EmbeddedImages(heldout, angles(11, 52), "2 images")  # a 1 near row 1; a 2 near row 5
     found = retrieval.classify(queries.vectors, gallery.vectors, train.labels, 10, 0.07, k=3)
     part = retrieval.labelled_part(images, gallery, queries, found)
     success, failure = (group.strips[0] for group in part.groups)
@@ -118,7 +118,7 @@ def test_without_held_out_images_a_sample_of_training_images_is_shown():
     train = Subset(DigitsSource(), range(40))
     train.labels = train.class_names = None
     images = images_of(train)
-    gallery = Embedded(train, images.embed(train, np.arange(40)), "the gallery")
+    gallery = EmbeddedImages(train, images.embed(train, np.arange(40)), "the gallery")
     part = retrieval.sampled_part(images, gallery)
     (group,) = part.groups
     assert len(group.strips) == retrieval.SAMPLED_STRIPS
@@ -136,6 +136,6 @@ def test_without_held_out_images_a_sample_of_training_images_is_shown():
 
 def test_a_single_image_has_no_neighbours():
     train = Subset(DigitsSource(), [0])
-    gallery = Embedded(train, angles(0), "the gallery")
+    gallery = EmbeddedImages(train, angles(0), "the gallery")
     with pytest.raises(Unavailable, match="no neighbours"):
         retrieval.sampled_part(images_of(train), gallery)

@@ -16,7 +16,7 @@ from la_tf.data.augment import center_view
 from la_tf.data.base import DataError
 from la_tf.evaluation.embedding import EmbeddingError, EmbeddingModel, export_model, run_model
 from la_tf.search.files import PictureFiles
-from la_tf.search.gallery import Embedded, embed_queries, open_gallery
+from la_tf.search.gallery import EmbeddedFiles, embed_queries, open_gallery
 from la_tf.search.nearest import search
 from la_tf.trained import load_run
 
@@ -168,7 +168,7 @@ def test_the_tool_finds_the_same_and_embeds_once(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     queries = tmp_path / "queries"
     fill(queries, [f"{i}.png" for i in range(36)])
-    queries = Embedded(  # 34 and 35 are not in the gallery
+    queries = EmbeddedFiles(  # 34 and 35 are not in the gallery
         tuple(embed_queries(run_model(run), PictureFiles(str(queries)), gallery).pictures),
         np.stack([alone(run, p) for p in sorted(queries.iterdir())]),
     )

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from la_tf.search.gallery import Picture
-from la_tf.search.nearest import Match, Result
+from la_tf.search.gallery import PictureFile
+from la_tf.search.nearest import Match, SearchResult
 from la_tf.search.page import PageError, require_output, write_page
 
 ODD = 'a "b" & <script>alert(1)</script> #?% é.png'.replace("/", "\N{FRACTION SLASH}")
@@ -75,17 +75,17 @@ def folder(tmp_path):
 
 @pytest.fixture
 def results(folder):
-    def found(name: str) -> Picture:
+    def found(name: str) -> PictureFile:
         path = folder / name
-        return Picture(path, str(path), (0, path.stat().st_ino))
+        return PictureFile(path, str(path), (0, path.stat().st_ino))
 
     def matches(*names: str) -> tuple[Match, ...]:
         return tuple(Match(found(n), 0.98765 - 0.25 * i) for i, n in enumerate(names))
 
     return [
-        Result(found("turned.jpg"), matches(ODD, "deep/large.jpg", "text.png")),
-        Result(found(ODD), matches("deep/large.jpg", "turned.jpg", ODD)),
-        Result(found("deep/large.jpg"), ()),
+        SearchResult(found("turned.jpg"), matches(ODD, "deep/large.jpg", "text.png")),
+        SearchResult(found(ODD), matches("deep/large.jpg", "turned.jpg", ODD)),
+        SearchResult(found("deep/large.jpg"), ()),
     ]
 
 
@@ -133,7 +133,7 @@ def test_the_page_needs_neither_script_nor_network(results, folder, tmp_path):
 
 
 def test_a_long_search_is_shown_in_part_and_says_so(results, folder, tmp_path):
-    many = [Result(r.query, r.matches * 30) for r in results] * 40
+    many = [SearchResult(r.query, r.matches * 30) for r in results] * 40
     page = write_page(str(tmp_path / "page.html"), many, str(folder), 4, "model")
     words = "the first 100 of 120 queries and the first 50 of 90 pictures found for each"
     assert page.limits == f"The page shows {words}."
@@ -167,7 +167,7 @@ def test_a_page_is_replaced_and_nothing_else(results, folder, tmp_path):
 def test_names_that_are_no_text_are_linked_to(results, folder, tmp_path):
     path = pathlib.Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg"))
     Image.new("RGB", (8, 8)).save(path)
-    picture = Picture(path, f"{folder}/caf\N{REPLACEMENT CHARACTER}.jpg", (0, 0))
-    page = write(tmp_path / "page.html", [Result(picture, ())], folder)
+    picture = PictureFile(path, f"{folder}/caf\N{REPLACEMENT CHARACTER}.jpg", (0, 0))
+    page = write(tmp_path / "page.html", [SearchResult(picture, ())], folder)
     assert page.sections[0][0]["link"].endswith("/caf%E9.jpg")
     assert decoded(page.sections[0][0]["src"]).size == (8, 8)

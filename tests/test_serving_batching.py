@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from la_tf.serving.batching import Batcher, Picture, QueueFullError
+from la_tf.serving.batching import Batcher, EncodedPicture, QueueFullError
 
 
 class Model:
@@ -36,8 +36,8 @@ def batcher(model, **options) -> Batcher:
     return Batcher(model, **(defaults | options))
 
 
-def pictures(*names: int | str, pixels: int = 1) -> list[Picture]:
-    return [Picture(str(name).encode(), pixels) for name in names]
+def pictures(*names: int | str, pixels: int = 1) -> list[EncodedPicture]:
+    return [EncodedPicture(str(name).encode(), pixels) for name in names]
 
 
 async def until(condition) -> None:
@@ -137,7 +137,7 @@ def test_a_full_queue_takes_all_pictures_of_a_request_or_none(model):
             await until(lambda: model.batches)
             tasks += [asyncio.create_task(batches.embed(pictures(*range(1, 9))))]
             await until(lambda: len(batches) == 8)
-            with pytest.raises(QueueFullError, match="8 pictures are waiting, 10 may"):
+            with pytest.raises(QueueFullError, match="holds 8 of 10 pictures"):
                 await batches.embed(pictures(20, 21, 22))
             assert len(batches) == 8
             tasks += [asyncio.create_task(batches.embed(pictures(30, 31)))]
@@ -177,7 +177,7 @@ def test_bytes_are_bounded_until_they_are_embedded(model):
             gone = asyncio.create_task(batches.embed(pictures(2000)))
             await until(lambda: len(batches) == 1)
             gone.cancel()  # still held, as the model's batch is
-            with pytest.raises(QueueFullError, match=r"0\.0 million bytes of requests are waiting"):
+            with pytest.raises(QueueFullError, match=r"hold 0\.0 of .* million bytes"):
                 await batches.embed(pictures(3, 44))
             tasks += [asyncio.create_task(batches.embed(pictures(55)))]
             await until(lambda: len(batches) == 2)

@@ -143,7 +143,9 @@ def test_a_full_queue_refuses_and_a_signal_answers_what_it_holds(lock, export, e
         until_queued(health, 4)
         status, told, headers = client.ask("POST", PREDICT, rows_of(GOOD[0]))
         assert (status, headers["Retry-After"]) == (503, "1")
-        assert told["error"] == "4 pictures are waiting, 4 may: try again later."
+        assert told["error"] == (
+            "the queue holds 4 of 4 pictures, and this request has 1: try again later."
+        )
         process.send_signal(signal.SIGTERM)
         until_refused(address)
         assert not first.done() and not second.done()
@@ -192,7 +194,7 @@ def test_bodies_that_are_being_read_take_of_the_queue(lock, export, expected):
         body = b" " * 12_000 + rows_of(GOOD[0])
         status, told, headers = Client(address).ask("POST", PREDICT, body)
         assert (status, headers["Retry-After"]) == (503, "1")
-        assert "of requests are waiting, 1 million may" in told["error"]
+        assert "of 1 million bytes" in told["error"]
         slow.close()
         for _ in range(6000):
             if (found := Client(address).ask("POST", PREDICT, body))[0] == 200:

@@ -110,6 +110,7 @@ def test_what_cannot_be_opened_is_one_sentence(trained_run, tmp_path, damage, me
 def test_where_the_newest_checkpoint_was_removed_an_older_one_is_taken(trained_run, tmp_path):
     copy = shutil.copytree(trained_run, tmp_path / "run")
     newest = load_run(str(copy))
+    newest_bank = newest.bank  # read when asked for: its file goes
     checkpoints = sorted(copy.glob("checkpoints/*.index"), key=lambda f: f.stat().st_mtime)
     assert len(checkpoints) > 1
     step = int(checkpoints[-1].stem.rpartition("-")[2])
@@ -117,4 +118,17 @@ def test_where_the_newest_checkpoint_was_removed_an_older_one_is_taken(trained_r
         file.unlink()
     older = load_run(str(copy))
     assert newest.step == step and older.step < step
-    assert (older.bank != newest.bank).any()
+    assert (older.bank != newest_bank).any()
+
+
+def test_the_bank_is_read_when_it_is_asked_for_and_says_so_where_it_is_damaged(
+    trained_run, tmp_path
+):
+    """What needs N and the epoch alone, as an export does, never reads it."""
+    copy = shutil.copytree(trained_run, tmp_path / "run")
+    run = load_run(str(copy))
+    for file in copy.glob("checkpoints/*.data-*"):
+        file.write_bytes(b"x")
+    assert (run.num_examples, run.epoch, run.objective) == (1437, 4.0, "LA")
+    with pytest.raises(RunError, match=r"cannot be read .*: restore it, or remove"):
+        _ = run.bank

@@ -8,6 +8,8 @@ from la_tf.analysis import plots
 from la_tf.analysis.part import Part, Plot, Unavailable
 from la_tf.analysis.plots import Curve, Panel
 from la_tf.config import Config
+from la_tf.evaluation.knn_metric import KNN_METRICS
+from la_tf.phases import IR, LA
 from la_tf.run_directory import Record
 
 
@@ -61,15 +63,15 @@ def panels(
             "loss",
             "Training loss",
             (
-                log.curve("train", "loss", "Instance recognition (IR)", "IR"),
-                log.curve("train", "loss", "Local Aggregation (LA)", "LA"),
+                log.curve("train", "loss", "Instance recognition (IR)", IR),
+                log.curve("train", "loss", "Local Aggregation (LA)", LA),
             ),
             loss_levels,
         ),
         Panel(
             "knn",
             "Held-out kNN accuracy",
-            (log.curve("knn", "knn200", "K = 200"), log.curve("knn", "knn1", "K = 1")),
+            tuple(log.curve("knn", metric.field, metric.words) for metric in KNN_METRICS),
             share=True,
         ),
         Panel(
@@ -82,8 +84,8 @@ def panels(
             "close",
             "Close neighbours (LA)",
             (
-                log.curve("train", "close_share", "close share of the background", "LA"),
-                log.curve("train", "empty_close", "images without any", "LA"),
+                log.curve("train", "close_share", "close share of the background", LA),
+                log.curve("train", "empty_close", "images without any", LA),
             ),
             share=True,
         ),

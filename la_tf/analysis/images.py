@@ -20,7 +20,7 @@ THUMBNAIL = 128  # pixels; smaller images keep their own
 
 
 @dataclasses.dataclass(frozen=True)
-class Embedded:
+class EmbeddedImages:
     """Images and their embeddings.
 
     Attributes:
@@ -62,14 +62,14 @@ class RunImages:
             and self.train.labels is not None
         )
 
-    def gallery(self) -> Embedded:
+    def gallery(self) -> EmbeddedImages:
         """Where neighbours are looked for: the bank if it is of these images, else centre crops."""
         count = self.train.num_examples
         if self.run.holds(self.train):
-            return Embedded(self.train, self.run.bank, f"the memory bank of {count:,} images")
+            return EmbeddedImages(self.train, self.run.bank, f"the memory bank of {count:,} images")
         return self._embedded(self.train, MAX_GALLERY, "centre crops of {} training images")
 
-    def queries(self) -> Embedded:
+    def queries(self) -> EmbeddedImages:
         """The held-out images, or a sample of them."""
         return self._embedded(self.heldout, MAX_HELD_OUT, "centre crops of {} held-out images")
 
@@ -85,13 +85,13 @@ class RunImages:
     def _center_views(self, source: Source, rows: np.ndarray):
         return eval_dataset(Subset(source, rows), image_size=self.run.config.data.image_size)
 
-    def _embedded(self, source: Source, limit: int, words: str) -> Embedded:
+    def _embedded(self, source: Source, limit: int, words: str) -> EmbeddedImages:
         count = source.num_examples
         rows = sample_rows(count, limit, self.run.config.schedule.seed)
         some = f"{len(rows):,} sampled of {count:,}" if len(rows) < count else f"{count:,}"
         words = words.format(some)
         self._say(f"embedding {words} ...")
-        return Embedded(Subset(source, rows), self.embed(source, rows), words)
+        return EmbeddedImages(Subset(source, rows), self.embed(source, rows), words)
 
 
 def data_uri(picture: np.ndarray | Image.Image, side: int = THUMBNAIL) -> str:

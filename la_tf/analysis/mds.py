@@ -6,7 +6,7 @@ from sklearn.manifold import smacof
 from sklearn.metrics import pairwise_distances
 
 from la_tf.analysis import plots
-from la_tf.analysis.images import Embedded, RunImages
+from la_tf.analysis.images import EmbeddedImages, RunImages
 from la_tf.analysis.part import Part, Plot, Unavailable
 from la_tf.analysis.retrieval import Classified
 from la_tf.data.base import sample_rows
@@ -103,7 +103,7 @@ def spread_out(points: np.ndarray, gap: float, count: int) -> np.ndarray:
     return np.array(chosen)
 
 
-def mds_part(images: RunImages, queries: Embedded, found: Classified) -> Part:
+def mds_part(images: RunImages, queries: EmbeddedImages, found: Classified) -> Part:
     """Figure 4: maps of the classes that are classified best and worst.
 
     Args:

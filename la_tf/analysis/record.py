@@ -7,22 +7,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from la_tf.config import Config
+from la_tf.evaluation.knn_metric import KNN, KNN1, KNN_METRICS
 from la_tf.evaluation.results import (
-    COLUMNS,
     TableRow,
+    columns_of,
     gallery_note,
     read_evaluations,
     result_table,
 )
 from la_tf.evaluation.table import Row
 from la_tf.health import HealthMonitor
+from la_tf.phases import IR, LA, UNTRAINED
 from la_tf.run_directory import Record, RunError
 from la_tf.trained import TrainedRun
 
 OBJECTIVES = {
-    "untrained": "Untrained",
-    "IR": "Instance recognition",
-    "LA": "Local Aggregation",
+    UNTRAINED: "Untrained",
+    IR: "Instance recognition",
+    LA: "Local Aggregation",
 }
 
 
@@ -47,7 +49,7 @@ def summary(run: TrainedRun, metrics: Sequence[Record]) -> list[Fact]:
         ),
         Fact(
             "Training images",
-            f"{len(run.bank):,}",
+            f"{run.num_examples:,}",
             f"{config.data.data}, at {config.data.image_size} pixels; "
             + (f"{heldout['examples']:,} held out" if heldout else "none held out"),
         ),
@@ -64,9 +66,9 @@ def summary(run: TrainedRun, metrics: Sequence[Record]) -> list[Fact]:
         facts.append(
             Fact(
                 "Held-out kNN",
-                f"{last['knn200']:.1%}",
-                f"with K = 200, {last['knn1']:.1%} with K = 1; against the memory bank, "
-                f"at epoch {last['epoch']}",
+                f"{last[KNN.field]:.1%}",
+                f"with {KNN.words}, {last[KNN1.field]:.1%} with {KNN1.words}; against the memory "
+                f"bank, at epoch {last['epoch']}",
             )
         )
     else:
@@ -132,7 +134,7 @@ def milestone_table(rows: Sequence[Row], gallery: str) -> Table:
     """Held-out kNN at the milestones of the run, or the ends of its phases."""
     return Table(
         f"Held-out kNN accuracy in percent, against {gallery}.",
-        ("K = 200", "K = 1"),
+        tuple(metric.words for metric in KNN_METRICS),
         tuple((name, (_percent(100 * a), _percent(100 * b)), False) for name, a, b in rows),
     )
 
@@ -153,7 +155,7 @@ def result_tables(run: TrainedRun) -> list[Table]:
 
 def _result_table(data: str, rows: list[TableRow], note: str) -> Table:
     of_paper = " Rows in italics are the paper's." if any(row.of_paper for row in rows) else ""
-    columns = tuple(c for c in (*COLUMNS, "pixels") if any(c in row.values for row in rows))
+    columns = tuple(columns_of(rows))
     return Table(
         " ".join(f"{data}: top-1 accuracy in percent. {note}{of_paper}".split()),
         columns,

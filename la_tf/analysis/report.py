@@ -17,7 +17,6 @@ from la_tf.analysis.mds import mds_part
 from la_tf.analysis.part import Part, Unavailable
 from la_tf.analysis.plots import neighbour_sheet
 from la_tf.data.base import DataError
-from la_tf.data.pipeline import steps_per_epoch
 from la_tf.errors import first_line
 from la_tf.evaluation.table import table_rows
 from la_tf.run_directory import RunError, read_log, replace_file
@@ -63,10 +62,10 @@ def write_report(
     neighbours, map_ = _of_images(run, data, val_data, holdout, say)
     metrics, timing = _log(run, "metrics.jsonl"), _log(run, "timing.jsonl")
     records = metrics.value or []
-    steps = steps_per_epoch(len(run.bank), run.config.data.batch_size)
+    steps = run.steps_per_epoch
     schedule = run.config.schedule
-    panels = curves.panels(records, timing.value or [], run.config, len(run.bank), steps)
-    rows, gallery = table_rows(records, schedule.ir_epochs * steps, schedule.epochs * steps)
+    panels = curves.panels(records, timing.value or [], run.config, run.num_examples, steps)
+    rows, gallery = table_rows(records, run.warm_start_steps, schedule.epochs * steps)
     sections = [
         _Section(
             "curves",

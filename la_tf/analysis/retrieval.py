@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from la_tf.analysis.images import Embedded, RunImages
+from la_tf.analysis.images import EmbeddedImages, RunImages
 from la_tf.analysis.part import Group, Part, Strip, Tile, Unavailable
 from la_tf.data.base import Source, sample_rows
 from la_tf.evaluation.knn import nearest, votes
@@ -104,7 +104,7 @@ def nearest_others(
 
 
 def labelled_part(
-    images: RunImages, gallery: Embedded, queries: Embedded, found: Classified
+    images: RunImages, gallery: EmbeddedImages, queries: EmbeddedImages, found: Classified
 ) -> Part:
     """Figure 3: the most confident successes and failures among held-out images.
 
@@ -137,7 +137,7 @@ def labelled_part(
     )
 
 
-def sampled_part(images: RunImages, gallery: Embedded) -> Part:
+def sampled_part(images: RunImages, gallery: EmbeddedImages) -> Part:
     """Figure 3 without classes: a seeded sample of images and their neighbours.
 
     Held-out images where there are any, else training images, which are then left out of their own

@@ -6,13 +6,9 @@ import numpy as np
 
 from la_tf.callbacks.base import EvaluationCallback
 from la_tf.evaluation.knn import KS, knn_accuracy
+from la_tf.evaluation.knn_metric import named
 from la_tf.run_directory import RunLog
 from la_tf.schedules import Plateau
-
-
-def named(accuracy: dict[int, float]) -> dict[str, float]:
-    """K -> accuracy as the fields of a record: knn200, knn1."""
-    return {f"knn{k}": value for k, value in accuracy.items()}
 
 
 class KNNCallback(EvaluationCallback):

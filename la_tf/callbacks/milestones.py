@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from la_tf.callbacks.base import StepCallback
-from la_tf.callbacks.knn import named
 from la_tf.evaluation.knn import KS, knn_accuracy
+from la_tf.evaluation.knn_metric import named
 from la_tf.run_directory import RunLog
 
 # Embeddings of the training images [N, D], then of the held-out images [Q, D].
@@ -60,11 +60,8 @@ class Milestones(StepCallback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Logs the end of the warm start and the end of the run."""
-        if epoch + 1 == self.last_epoch:
-            objective = "LA" if self.step > self.model.warm_start_steps else "IR"
-            self._write(f"end of {objective}", self.embed(), epoch + 1)
-        elif self.step == self.model.warm_start_steps:
-            self._write("end of IR", self.embed(), epoch + 1)
+        if epoch + 1 == self.last_epoch or self.step == self.model.warm_start_steps:
+            self._write(f"end of {self.phase}", self.embed(), epoch + 1)
 
     def _write(self, name: str, embeddings: Embeddings, epoch: int) -> None:
         train, heldout = embeddings

@@ -7,6 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from la_tf.callbacks.base import StepCallback
+from la_tf.evaluation.knn_metric import KNN_METRICS
 
 QUIET_SECONDS = 30  # between lines where there is no terminal, so that logs stay readable
 
@@ -72,7 +73,8 @@ class Progress(StepCallback):
         elif kind == "clustering" and "share" in record:
             self._shown["k-means"] = f"{record['share']:.0%}"
         elif kind == "knn":
-            self._shown["kNN"] = f"{100 * record['knn200']:.1f} / {100 * record['knn1']:.1f} %"
+            shares = [f"{100 * record[metric.field]:.1f}" for metric in KNN_METRICS]
+            self._shown["kNN"] = f"{' / '.join(shares)} %"
 
     def _report(self):
         if self._bar is not None:

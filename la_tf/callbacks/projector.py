@@ -10,12 +10,13 @@ from tensorboard.plugins import projector
 from la_tf.callbacks.base import StepCallback
 from la_tf.callbacks.pictures import thumbnails, tile, write_png, writing
 from la_tf.data.base import Source, sample_rows
+from la_tf.phases import IR, LA
 
 MAX_POINTS = 1000
 THUMBNAIL = 48  # pixels; 32 rows of 32, far below the 8192 that browsers take
 SPRITE = "projector_sprite.png"
 METADATA = "projector_metadata.tsv"
-TENSORS = {"IR": "bank_end_of_IR.tsv", "LA": "bank_end_of_LA.tsv"}
+TENSORS = {phase: f"bank_end_of_{phase}.tsv" for phase in (IR, LA)}
 
 
 class Projector(StepCallback):
@@ -84,11 +85,11 @@ class Projector(StepCallback):
     def on_epoch_end(self, epoch, logs=None):
         """Writes the rows of the sample when due."""
         if epoch + 1 == self.last_epoch or self.step == self.model.warm_start_steps:
-            self._write("LA" if self.step > self.model.warm_start_steps else "IR")
+            self._write(self.phase)
 
-    def _write(self, objective: str) -> None:
+    def _write(self, phase: str) -> None:
         vectors = tf.gather(self.model.bank.vectors, self.rows).numpy()
-        path = self.directory / TENSORS[objective]
+        path = self.directory / TENSORS[phase]
         with writing(path):
             # Text, which the plugin reads for sure: it takes for binary what is no UTF-8. Nine
             # digits are float32, exactly.

@@ -57,12 +57,11 @@ class TrainLog(StepCallback):
     def _write(self, logs):
         model = self.model
         in_window = (self.step - 1) % self.steps_per_epoch % self.every + 1
-        in_warm_start = self.step <= model.warm_start_steps
         self.log.write(
             "train",
             self.step,
             self.epoch,
-            phase="IR" if in_warm_start else "LA",
+            phase=self.phase,
             steps=in_window,
             learning_rate=float(model.optimizer.learning_rate.numpy()),
             **{name: float(value) for name, value in logs.items()},

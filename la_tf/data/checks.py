@@ -100,6 +100,18 @@ def check_images(
     return CheckResult(Subset(source, good), bad, decoded)
 
 
+def keep_good_images(source: Source, skip_bad: bool, say: Callable[[str], None]) -> Source:
+    """The source as `check_images` leaves it; `say` takes a sentence if anything was left out.
+
+    Raises:
+      DataError: some images are bad and `skip_bad` is off, or all are.
+    """
+    result = check_images(source, skip_bad)
+    if result.bad:
+        say(str(result))
+    return result.source
+
+
 def find_bad_images(source: Source, indices: Iterable[int]) -> tuple[BadImage, ...]:
     """Decodes some images, to name the one at which training has stopped.
 

@@ -7,19 +7,21 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from la_tf.config import Config, from_dict
+from la_tf.config import Config
+from la_tf.evaluation.knn_metric import KNN, KNN_METRICS
 from la_tf.evaluation.paper import CLOSEST, paper_rows
-from la_tf.evaluation.results import READOUTS, Evaluation, read_evaluations
+from la_tf.evaluation.results import BANK, CROPS, PIXELS, READOUTS, Evaluation, read_evaluations
+from la_tf.evaluation.results import COLUMNS as RESULT_COLUMNS
+from la_tf.phases import IR, LA, phase_after
+from la_tf.run_description import read_description
 from la_tf.run_directory import Record, RunError, read_log
 
-KNN, KNN1, PIXELS = "KNN", "KNN K=1", "pixels"
-BANK, CROPS = "memory bank", "centre crops"
-ACCURACIES = (*READOUTS, KNN, KNN1, PIXELS)
+ACCURACIES = (*RESULT_COLUMNS, PIXELS)
 COLUMNS = (
     *("run", "network", "data", "objective", "epochs", "batch", "k", "H", "m"),
     *(*ACCURACIES, "gallery", "git commit", "hours", "hardware"),
 )
-HEADINGS = {KNN: "KNN (K=200)"}
+HEADINGS = {KNN.column: f"{KNN.column} (K={KNN.k})"}
 FOOTNOTE = (
     "Accuracies are top-1 in percent. k, H and m stand where Local Aggregation used them. Hours "
     "are training steps and clustering; work repeated after a stop counts, evaluation does not. "
@@ -28,7 +30,6 @@ FOOTNOTE = (
 FORMATS = ("markdown", "csv")
 
 _DECIMALS = {"hours": 2, **dict.fromkeys(ACCURACIES, 1)}
-_TRAINED = ("IR", "LA")
 _COMMIT_DIGITS = 10
 # H and m of each network's LA row, and what all of them share (section 4.1).
 _PAPER_CLUSTERS = {
@@ -144,7 +145,8 @@ def _markdown(text: str) -> str:
 def _run_lines(run_dir: str) -> list[tuple[Line, bool]]:
     """The lines of one run, each with whether its images are others than those of training."""
     path = pathlib.Path(run_dir).expanduser()
-    config, count = _read_config(path)
+    config, data = read_description(path)
+    count = data["training set"]["examples"]
     # A start that failed may have had less than a batch.
     per_epoch = max(1, count // config.data.batch_size)
     groups: dict[tuple, list[Evaluation]] = {}
@@ -161,11 +163,11 @@ def _run_lines(run_dir: str) -> list[tuple[Line, bool]]:
     machine = _machine(path)
     for line, step, _ in found:
         line |= {"run": run_dir, "network": config.network.network, **machine}
-        if line["objective"] in _TRAINED:
+        if line["objective"] in (IR, LA):
             line["batch"] = config.data.batch_size
             if timing:
                 line["hours"] = hours(timing, config, per_epoch, step)
-        if line["objective"] == "LA":
+        if line["objective"] == LA:
             line["k"] = config.objective.k
             line["H"] = config.clustering.num_clusterings
             line["m"] = config.clustering.num_clusters
@@ -186,15 +188,15 @@ def _evaluated(group: list[Evaluation]) -> Line:
 def _logged(config: Config, log: list[Record], per_epoch: int) -> tuple[Line, int]:
     """The line of a run without evaluations, and its steps done."""
     step = log[-1]["step"] if log else 0
-    objective = "LA" if step > config.schedule.ir_epochs * per_epoch else "IR"
     line = {
         "data": pathlib.Path(config.data.data.replace(":", "-")).name,
-        "objective": objective if step else "untrained",
+        "objective": phase_after(step, config.schedule.ir_epochs * per_epoch),
         "epochs": step / per_epoch,
     }
     if found := [record for record in log if record["kind"] == "knn"]:
         newest = found[-1]
-        line |= {KNN: 100 * newest["knn200"], KNN1: 100 * newest["knn1"], "gallery": BANK}
+        line |= {metric.column: 100 * newest[metric.field] for metric in KNN_METRICS}
+        line["gallery"] = BANK
         if newest["step"] != step:
             line["gallery"] += f" of epoch {newest['epoch']}"
     return line, step
@@ -241,20 +243,12 @@ def _paper_lines(tables: Iterable[tuple[str, bool]]) -> list[Line]:
             line["data"] = "Places" if transfer else "ImageNet"
             line |= dict(zip(READOUTS, readouts, strict=True))
             if knn is not None:
-                line |= {KNN: knn, "gallery": CROPS if transfer else BANK}
-            if row.method == "LA":
+                line |= {KNN.column: knn, "gallery": CROPS if transfer else BANK}
+            if row.method == LA:
                 line |= {"batch": _PAPER_BATCH, "k": _PAPER_K}
                 line["H"], line["m"] = _PAPER_CLUSTERS[network]
             lines.append(line)
     return lines
-
-
-def _read_config(path: pathlib.Path) -> tuple[Config, int]:
-    """The configuration of a run and N."""
-    if not (path / "config.json").exists():
-        raise RunError(f"{path} holds no run: name a run directory that tools/train.py made.")
-    stored = _read_json(path / "config.json")
-    return from_dict(stored["config"]), stored["data"]["training set"]["examples"]
 
 
 def _read_json(path: pathlib.Path) -> Any:

@@ -13,7 +13,7 @@ from la_tf import runtime
 from la_tf.config import DataConfig, NumericsConfig
 from la_tf.data.augment import CENTER_VIEW_VERSION
 from la_tf.data.base import DataError, Source
-from la_tf.data.checks import check_images
+from la_tf.data.checks import keep_good_images
 from la_tf.data.pipeline import EVAL_BATCH_SIZE, eval_dataset
 from la_tf.data.sources import open_train_and_val
 from la_tf.errors import first_line
@@ -129,10 +129,7 @@ def open_part(
     source = train if part == "train" else val
     if source is None:
         raise DataError(f"{config.data} holds no images out: --part=train is all there is.")
-    result = check_images(source, config.skip_bad_images)
-    if result.bad:
-        say(str(result))
-    return result.source
+    return keep_good_images(source, config.skip_bad_images, say)
 
 
 def newest_version(folder: pathlib.Path) -> pathlib.Path:

@@ -7,7 +7,6 @@ model and images they are. The final names appear once both files are whole.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -27,6 +26,7 @@ from la_tf.data.identity import identify
 from la_tf.data.pipeline import EVAL_BATCH_SIZE
 from la_tf.errors import first_line
 from la_tf.evaluation.embedding import EmbeddingError, EmbeddingModel
+from la_tf.files import lock
 from la_tf.run_directory import write_json
 
 ARRAY_FILE = "embeddings.npy"
@@ -284,11 +284,11 @@ def _require_space(folder: pathlib.Path, partial: pathlib.Path, count: int, dim:
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-    with (folder / _LOCK_FILE).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EmbeddingError(f"another process writes embeddings to {folder}.") from None
+    try:
+        file = lock(folder / _LOCK_FILE)
+    except BlockingIOError:
+        raise EmbeddingError(f"another process writes embeddings to {folder}.") from None
+    with file:
         try:
             yield
         finally:

@@ -14,18 +14,21 @@ from la_tf.data.identity import identify
 from la_tf.data.pipeline import eval_dataset
 from la_tf.evaluation.features import Embedder, pixels
 from la_tf.evaluation.knn import KS, clipped, knn_accuracy
+from la_tf.evaluation.knn_metric import KNN_METRICS
 from la_tf.evaluation.linear import ReadoutConfig, layer_features, pixel_features
 from la_tf.evaluation.readout_training import ReadoutTraining
 from la_tf.evaluation.results import (
+    BANK,
+    CROPS,
     FOLDER,
+    RAW_PIXELS,
     Evaluation,
     find_evaluation,
     require_own_name,
     write_evaluation,
 )
+from la_tf.phases import UNTRAINED
 from la_tf.trained import TrainedRun
-
-RAW_PIXELS, UNTRAINED = "raw pixels", "untrained"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,12 +138,12 @@ def knn(task: Task, row: str, gallery: str = "auto") -> Evaluation:
     tau = run.config.objective.tau
     accuracy = knn_accuracy(queries, task.heldout.labels, keys, labels, KS, tau)
     settings = {
-        "gallery": "memory bank" if from_bank else "centre crops",
+        "gallery": BANK if from_bank else CROPS,
         "k": [min(k, len(keys)) for k in KS],
         "tau": tau,
     }
-    named = {"KNN": accuracy[KS[0]], "KNN K=1": accuracy[KS[1]]}
-    evaluation = task.evaluation("knn", row, named, settings, time.monotonic() - started)
+    columns = {metric.column: accuracy[metric.k] for metric in KNN_METRICS}
+    evaluation = task.evaluation("knn", row, columns, settings, time.monotonic() - started)
     write_evaluation(run.path, evaluation)
     return evaluation
 

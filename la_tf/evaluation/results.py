@@ -8,17 +8,22 @@ import pathlib
 import re
 from typing import Any
 
+from la_tf.evaluation.knn_metric import KNN, KNN1
 from la_tf.evaluation.paper import paper_rows
+from la_tf.phases import IR, LA, UNTRAINED
 from la_tf.run_directory import RunError, write_json
 
 FOLDER = "evaluation"
 READOUTS = ("conv1", "conv2", "conv3", "conv4", "conv5")
-# In the order of Table 1. The paper's KNN is K = 200; K = 1 is what its ablations report.
-COLUMNS = (*READOUTS, "KNN", "KNN K=1")
+PIXELS = "pixels"  # of readouts on raw pixels
+# In the order of Table 1.
+COLUMNS = (*READOUTS, KNN.column, KNN1.column)
+RAW_PIXELS = "raw pixels"
+BANK, CROPS = "memory bank", "centre crops"  # what kNN has searched
 # What stands in a table for the rows of one run, after the rows of the paper.
-ROWS = ("raw pixels", "untrained", "IR", "LA")
+ROWS = (RAW_PIXELS, UNTRAINED, IR, LA)
 # Of the paper's methods those with a counterpart here, and its clustering baseline.
-PAPER_METHODS = ("Random", "IR", "IR (with BN)", "DC", "LA")
+PAPER_METHODS = ("Random", IR, "IR (with BN)", "DC", LA)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,24 +201,29 @@ def gallery_note(evaluations: list[Evaluation], data: str) -> str:
     for e in evaluations:
         if e.data == data and e.protocol == "knn":
             galleries.setdefault(e.settings["gallery"], {})[e.row] = None
-            clipped |= e.settings["k"][0] < 200
+            clipped |= e.settings["k"][0] < KNN.k
     if not galleries:
         return ""
     searched = " and ".join(f"{g} ({', '.join(rows)})" for g, rows in galleries.items())
-    all_vote = " There are fewer than 200, so all of them vote." if clipped else ""
-    return f"KNN is K = 200, and searches {searched}.{all_vote}"
+    all_vote = f" There are fewer than {KNN.k}, so all of them vote." if clipped else ""
+    return f"{KNN.column} is {KNN.words}, and searches {searched}.{all_vote}"
 
 
 def _paper_values(row, transfer: bool) -> dict[str, float]:
     readouts = row.places if transfer else row.imagenet
     knn = row.places_knn if transfer else row.imagenet_knn
     values = dict(zip(READOUTS, readouts, strict=True)) if readouts else {}
-    return values | ({} if knn is None else {"KNN": knn})
+    return values | ({} if knn is None else {KNN.column: knn})
+
+
+def columns_of(rows: list[TableRow]) -> list[str]:
+    """The columns of a table, those without any number left out."""
+    return [c for c in (*COLUMNS, PIXELS) if any(c in row.values for row in rows)]
 
 
 def format_results(rows: list[TableRow]) -> str:
     """A table as text for a console; columns without any number are left out."""
-    columns = [c for c in (*COLUMNS, "pixels") if any(c in row.values for row in rows)]
+    columns = columns_of(rows)
     width = max([len(row.name) for row in rows], default=0) + 2
     lines = ["".join([f"{'':{width}}", *(f"{c:>9}" for c in columns)])]
     for row in rows:

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from la_tf.evaluation.knn_metric import KNN, KNN1
+from la_tf.phases import phase_after
+
 Row = tuple[str, float, float]
 
 
@@ -22,22 +25,25 @@ def table_rows(
     """
     milestones = [record for record in records if record["kind"] == "milestone"]
     if milestones:
-        rows = [(r["name"], r["knn200"], r["knn1"]) for r in milestones]
+        rows = [(r["name"], *_accuracies(r)) for r in milestones]
         return rows, "centre crops of the training images"
-    names = {total_steps: "end of LA" if total_steps > warm_start_steps else "end of IR"}
-    if 0 < warm_start_steps < total_steps:
-        names[warm_start_steps] = "end of IR"
+    ends = {min(warm_start_steps, total_steps), total_steps} - {0}
+    names = {step: f"end of {phase_after(step, warm_start_steps)}" for step in ends}
     rows = [
-        (names[record["step"]], record["knn200"], record["knn1"])
+        (names[record["step"]], *_accuracies(record))
         for record in records
         if record["kind"] == "knn" and record["step"] in names
     ]
     return rows, "the memory bank"
 
 
+def _accuracies(record: dict[str, Any]) -> tuple[float, float]:
+    return record[KNN.field], record[KNN1.field]
+
+
 def format_table(rows: list[Row], gallery: str) -> str:
     """The table as text for a console."""
     lines = [f"Held-out kNN accuracy against {gallery}:", ""]
-    lines.append(f"  {'':20} {'K = 200':>8} {'K = 1':>8}")
+    lines.append(f"  {'':20} {KNN.words:>8} {KNN1.words:>8}")
     lines += [f"  {name:20} {100 * a:7.1f}% {100 * b:7.1f}%" for name, a, b in rows]
     return "\n".join(lines)

@@ -132,7 +132,7 @@ def _open(path: pathlib.Path) -> tuple[sqlite3.Connection, dict[bytes, tuple[Sta
     """
     connection = sqlite3.connect(path, timeout=_PATIENCE)
     try:
-        connection.text_factory = bytes  # a damaged file may say text of what is none
+        connection.text_factory = bytes  # in a damaged file, what is typed as text may not be UTF-8
         with connection:
             connection.execute(_TABLE)
         entries = {}

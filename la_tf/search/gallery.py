@@ -29,7 +29,7 @@ FileId = tuple[int, int]  # device and inode: the same file under every name
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class PictureFile:
     """A picture file.
 
     Attributes:
@@ -44,7 +44,7 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
-class Embedded:
+class EmbeddedFiles:
     """Embedded pictures.
 
     Attributes:
@@ -52,12 +52,12 @@ class Embedded:
       vectors: [N, D] float32 unit rows, in their order.
     """
 
-    pictures: tuple[Picture, ...]
+    pictures: tuple[PictureFile, ...]
     vectors: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
-class Gallery(Embedded):
+class Gallery(EmbeddedFiles):
     """The pictures of a folder.
 
     Attributes:
@@ -124,9 +124,9 @@ def open_gallery(
 def embed_queries(
     model: EmbeddingModel,
     files: PictureFiles,
-    gallery: Embedded,
+    gallery: EmbeddedFiles,
     say: Callable[[str], None] = print,
-) -> Embedded:
+) -> EmbeddedFiles:
     """Embeds the pictures to search for; those that the gallery holds are not embedded again.
 
     Args:
@@ -253,7 +253,7 @@ def _collect(
     vectors: dict[int, np.ndarray | None],
     bad: Sequence[BadImage],
     say: Callable[[str], None],
-) -> Embedded:
+) -> EmbeddedFiles:
     """What could be embedded, in the order of the files; says what could not."""
     rows = [row for row in found if vectors[row] is not None]
     folder = printable(files.name)
@@ -267,5 +267,5 @@ def _collect(
         named = ", ".join(f"{image.name} ({image.reason})" for image in bad[:_SHOWN])
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         say(f"{len(bad)} of the {len(files)} files of {folder} left out: {named}{more}.")
-    pictures = [Picture(files.path(r), files.describe(r), _file_id(found[r])) for r in rows]
-    return Embedded(tuple(pictures), np.stack([vectors[row] for row in rows]))
+    pictures = [PictureFile(files.path(r), files.describe(r), _file_id(found[r])) for r in rows]
+    return EmbeddedFiles(tuple(pictures), np.stack([vectors[row] for row in rows]))

@@ -4,26 +4,26 @@ import collections
 import dataclasses
 
 from la_tf.evaluation.knn import nearest
-from la_tf.search.gallery import Embedded, Picture
+from la_tf.search.gallery import EmbeddedFiles, PictureFile
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
     """A picture of the gallery that was found, and its cosine similarity to the query."""
 
-    picture: Picture
+    picture: PictureFile
     similarity: float
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class SearchResult:
     """What was found for one picture, the most similar first."""
 
-    query: Picture
+    query: PictureFile
     matches: tuple[Match, ...]
 
 
-def search(queries: Embedded, gallery: Embedded, num_results: int) -> list[Result]:
+def search(queries: EmbeddedFiles, gallery: EmbeddedFiles, num_results: int) -> list[SearchResult]:
     """Finds the most similar pictures, exactly.
 
     Where the gallery holds the file of a query, under this name or another one, it is left out.
@@ -50,5 +50,5 @@ def search(queries: Embedded, gallery: Embedded, num_results: int) -> list[Resul
             for similarity, row in zip(similarities, rows, strict=True)
             if row not in left_out
         ]
-        results.append(Result(query, tuple(matches[:num_results])))
+        results.append(SearchResult(query, tuple(matches[:num_results])))
     return results

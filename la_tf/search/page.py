@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from la_tf.analysis.images import data_uri
 from la_tf.run_directory import replace_file
 from la_tf.search.files import printable
-from la_tf.search.nearest import Match, Result
+from la_tf.search.nearest import Match, SearchResult
 from la_tf.serving.pictures import FORMATS
 
 MAX_QUERIES = 100
@@ -42,7 +42,7 @@ class Page:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tile:
+class PageTile:
     """A picture on the page.
 
     Attributes:
@@ -84,7 +84,9 @@ def require_output(path: str) -> None:
         raise PageError(f"{output.parent} cannot be written: name another --output.")
 
 
-def write_page(path: str, results: Sequence[Result], gallery: str, size: int, model: str) -> Page:
+def write_page(
+    path: str, results: Sequence[SearchResult], gallery: str, size: int, model: str
+) -> Page:
     """Writes the results of a search as one HTML file.
 
     It shows up to `MAX_QUERIES` queries with up to `MAX_MATCHES` pictures each, as thumbnails that
@@ -104,14 +106,14 @@ def write_page(path: str, results: Sequence[Result], gallery: str, size: int, mo
     output = pathlib.Path(path).expanduser()
     look = functools.cache(_thumbnail)  # the same picture may be near to many
 
-    def tile(match: Match) -> Tile:
+    def tile(match: Match) -> PageTile:
         picture = match.picture
         name = picture.label.removeprefix(os.path.join(printable(gallery), ""))
-        return Tile(name, _address(picture.path), *look(picture.path), match.similarity)
+        return PageTile(name, _address(picture.path), *look(picture.path), match.similarity)
 
     shown = [
         (
-            Tile(r.query.label, _address(r.query.path), *look(r.query.path)),
+            PageTile(r.query.label, _address(r.query.path), *look(r.query.path)),
             [tile(match) for match in r.matches[:MAX_MATCHES]],
         )
         for r in results[:MAX_QUERIES]
@@ -127,7 +129,7 @@ def write_page(path: str, results: Sequence[Result], gallery: str, size: int, mo
     return Page(output, limits)
 
 
-def _limits(results: Sequence[Result]) -> str:
+def _limits(results: Sequence[SearchResult]) -> str:
     parts = []
     if len(results) > MAX_QUERIES:
         parts.append(f"the first {MAX_QUERIES} of {len(results):,} queries")

@@ -11,7 +11,7 @@ import numpy as np
 from aiohttp import web
 
 from la_tf.serving import protocol
-from la_tf.serving.batching import Batcher, Picture, QueueFullError
+from la_tf.serving.batching import Batcher, EncodedPicture, QueueFullError
 from la_tf.serving.model import ServedModel
 from la_tf.serving.pictures import PictureError, count_pixels
 from la_tf.serving.protocol import Predict, RequestError
@@ -127,8 +127,8 @@ class Api:
                 404, f"there is no version {version!r}: this server has {self._model.version!r}."
             )
 
-    async def _receive(self, request: web.Request) -> tuple[Predict, list[Picture]]:
-        """Reads and parses a body, which takes of the batcher's room meanwhile."""
+    async def _receive(self, request: web.Request) -> tuple[Predict, list[EncodedPicture]]:
+        """Reads and parses a body; until then its bytes count towards the batcher's budget."""
         if "Content-Encoding" in request.headers:
             raise RequestError(
                 415,
@@ -143,7 +143,7 @@ class Api:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._parser, self._parse, body)
         finally:
-            self._batcher.room.give_back(len(body))
+            self._batcher.budget.give_back(len(body))
 
     async def _read_into(self, body: bytearray, request: web.Request) -> None:
         task = asyncio.current_task()
@@ -152,14 +152,14 @@ class Api:
             async for chunk in request.content.iter_any():
                 if len(body) + len(chunk) > self._limits.max_request_mb * 1e6:
                     raise self._too_large()
-                self._batcher.room.take(len(chunk))
+                self._batcher.budget.take(len(chunk))
                 body += chunk
         except web.RequestPayloadError as error:
             raise RequestError(400, "the body is not what its headers say.") from error
         finally:
             self._reading.discard(task)
 
-    def _parse(self, body: bytearray) -> tuple[Predict, list[Picture]]:
+    def _parse(self, body: bytearray) -> tuple[Predict, list[EncodedPicture]]:
         call = protocol.parse_predict(body, self._limits.max_queue)
         pictures = []
         for i, encoded in enumerate(call.pictures):
@@ -167,7 +167,7 @@ class Api:
                 pixels = count_pixels(encoded, self._limits.max_megapixels)
             except PictureError as error:
                 raise RequestError(400, f"{call.name(i)} {error}.") from error
-            pictures.append(Picture(encoded, pixels))
+            pictures.append(EncodedPicture(encoded, pixels))
         return call, pictures
 
     def _too_large(self) -> RequestError:

@@ -16,11 +16,11 @@ class QueueFullError(RuntimeError):
     """More is waiting than may wait; the message says how much."""
 
 
-class Room:
-    """What requests and pictures may take of memory until they are answered."""
+class MemoryBudget:
+    """How much memory requests and their pictures take until they are answered."""
 
     def __init__(self, max_bytes: float):
-        """Bounds it to `max_bytes`, encoded as they came."""
+        """Allows `max_bytes`, encoded as they came."""
         self._max_bytes = max_bytes
         self._held = 0
 
@@ -32,8 +32,8 @@ class Room:
         """
         if self._held + count > self._max_bytes:
             raise QueueFullError(
-                f"{self._held / 1e6:.1f} million bytes of requests are waiting, "
-                f"{self._max_bytes / 1e6:g} million may"
+                f"requests that wait hold {self._held / 1e6:.1f} of {self._max_bytes / 1e6:g} "
+                "million bytes"
             )
         self._held += count
 
@@ -43,7 +43,7 @@ class Room:
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class EncodedPicture:
     """An encoded picture.
 
     Attributes:
@@ -57,7 +57,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class _Waiting:
-    picture: Picture
+    picture: EncodedPicture
     row: asyncio.Future  # [D], or the exception that the model raised for this picture
 
 
@@ -97,7 +97,7 @@ class Batcher:
         self._max_batch_pixels = max_batch_pixels
         self._max_queue = max_queue
         self._wait = wait
-        self.room = Room(max_queue_bytes)
+        self.budget = MemoryBudget(max_queue_bytes)
         self._queue: collections.deque[_Waiting] = collections.deque()
         self._arrived, self._enough = asyncio.Event(), asyncio.Event()
         self._executor = ThreadPoolExecutor(1, "model")
@@ -116,7 +116,7 @@ class Batcher:
         """Pictures that are waiting."""
         return len(self._queue)
 
-    async def embed(self, pictures: Sequence[Picture]) -> Rows:
+    async def embed(self, pictures: Sequence[EncodedPicture]) -> Rows:
         """Embeds pictures, in batches with those of others.
 
         Cancelling it takes the pictures that are still waiting out of the queue.
@@ -128,8 +128,11 @@ class Batcher:
           QueueFullError: there is no room for all of them.
         """
         if len(self) + len(pictures) > self._max_queue:
-            raise QueueFullError(f"{len(self)} pictures are waiting, {self._max_queue} may")
-        self.room.take(_size(pictures))
+            raise QueueFullError(
+                f"the queue holds {len(self)} of {self._max_queue} pictures, and this request has "
+                f"{len(pictures)}"
+            )
+        self.budget.take(_size(pictures))
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(picture, loop.create_future()) for picture in pictures]
         self._queue.extend(waiting)
@@ -150,7 +153,7 @@ class Batcher:
             batch = self._take()
             encoded = [one.picture.encoded for one in batch]
             rows = await loop.run_in_executor(self._executor, self._rows, encoded)
-            self.room.give_back(_size([one.picture for one in batch]))
+            self.budget.give_back(_size([one.picture for one in batch]))
             for one, row in zip(batch, rows, strict=True):
                 if not one.row.done():  # else nobody waits for it any more
                     one.row.set_result(row)
@@ -160,7 +163,7 @@ class Batcher:
         batch, pixels = [], 0
         while self._queue and len(batch) < self._max_batch_size:
             if self._queue[0].row.done():
-                self.room.give_back(_size([self._queue.popleft().picture]))
+                self.budget.give_back(_size([self._queue.popleft().picture]))
                 continue
             pixels += self._queue[0].picture.pixels
             if batch and pixels > self._max_batch_pixels:
@@ -179,5 +182,5 @@ class Batcher:
         return [self._rows([one])[0] for one in encoded]
 
 
-def _size(pictures: Sequence[Picture]) -> int:
+def _size(pictures: Sequence[EncodedPicture]) -> int:
     return sum(len(picture.encoded) for picture in pictures)

@@ -1,0 +1,79 @@
+"""Files and folders that are there whole or not at all, and locks on them."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Iterator
+from typing import TextIO
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A path to write a file to, which takes the place of `path` if the block ends well.
+
+    Whoever opens `path` sees the old file or the new one, never a part.
+    """
+    # Of no name that somebody else's file may have.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def replace_folder(new: pathlib.Path, target: pathlib.Path) -> None:
+    """Puts a whole folder in the place of another; where that fails, the other one is back.
+
+    The target may be a link; what it points to stays as it is.
+
+    Raises:
+      OSError: the folder cannot be moved.
+    """
+    old = target.with_name(f".{target.name}.old")
+    if os.path.lexists(old) and not os.path.lexists(target):
+        os.replace(old, target)  # a kill between the two moves below left the only copy there
+    _remove(old)
+    if os.path.lexists(target):
+        os.replace(target, old)
+    try:
+        os.replace(new, target)
+    except OSError:
+        if os.path.lexists(old):
+            os.replace(old, target)
+        raise
+    _remove(old)
+
+
+def _remove(folder: pathlib.Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def lock(path: pathlib.Path, *, wait: bool = False) -> TextIO:
+    """Locks a file, which is made if need be, until it is closed or the process ends.
+
+    Args:
+      path: of the file; its content stays as it is.
+      wait: wait for another process that has the lock, instead of raising.
+
+    Returns:
+      The open file: close it, or use it as a context, to let others have the lock.
+
+    Raises:
+      BlockingIOError: another process has the lock.
+      OSError: the file cannot be made.
+    """
+    file = path.open("a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        file.close()
+        raise
+    return file
