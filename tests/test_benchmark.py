@@ -2,6 +2,7 @@
 
 import collections
 import http.server
+import itertools
 import json
 import re
 import threading
@@ -174,10 +175,39 @@ def test_needs_of_replicas_are_counted_by_hand():
 @pytest.mark.slow
 def test_replicas_are_timed_in_processes_of_their_own():
     rows = scaling.measure((1, 2), repetitions=1)
-    assert [(row.name, row.floor) for row in rows] == [
-        ("smallnet at 32, LA, 1 replicas", None),
-        ("smallnet at 32, LA, 2 replicas", "smallnet at 32, LA, 1 replicas"),
+    assert [(row.name, row.floor, row.items) for row in rows] == [
+        ("smallnet at 32, LA, 1 replicas", None, 128),
+        ("smallnet at 32, LA, 2 replicas", "smallnet at 32, LA, 1 replicas", 128),
     ]
+
+
+class Requests:
+    """The end of a pipe on which somebody asks for so many steps, and then leaves."""
+
+    def __init__(self, count: int, look):
+        self.left, self.look, self.losses = count, look, []
+
+    def recv(self):
+        self.look()
+        if not self.left:
+            raise EOFError
+        self.left -= 1
+
+    def send(self, loss):
+        self.losses.append(loss)
+
+
+def test_every_request_is_a_step_of_local_aggregation_on_all_replicas(monkeypatch):
+    models, banks = kept(monkeypatch, scaling, "random_model"), []
+    requests = Requests(2, lambda: banks.append(models[0].bank.vectors.numpy()))
+    scaling._serve_steps(2, requests)
+    (model,) = models
+    assert model.distribute_strategy.num_replicas_in_sync == 2
+    assert model.optimizer.iterations.numpy() == len(requests.losses) == 2
+    for before, after in itertools.pairwise(banks):
+        assert set(np.flatnonzero((before != after).any(axis=1))) == set(range(128))
+    means = {metric.name: metric.result() for metric in model.metrics}
+    assert means["close_share"] > 0  # in instance recognition nothing is close
 
 
 @pytest.mark.slow

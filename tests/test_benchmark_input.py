@@ -14,9 +14,30 @@ from la_tf.data.base import DataError
 TINY = {"num_files": 4, "image_size": 16, "batch_size": 4, "batches": 2, "repetitions": 3}
 
 
-def test_rows_count_images_and_repetitions(tmp_path):
+def test_rows_count_images_and_repetitions(tmp_path, monkeypatch):
     Image.fromarray(np.full((30, 50, 3), 90, np.uint8)).save(tmp_path / "one.png")
+    made, train_dataset, repeat = [], benchmark.train_dataset, benchmark.repeat
+
+    class Counted:
+        """The pipeline, with every batch noted."""
+
+        def __init__(self, *arguments, **options):
+            self.dataset = train_dataset(*arguments, **options)
+
+        def __iter__(self):
+            for indices, views in self.dataset:
+                made.append((len(indices), views.shape))
+                yield indices, views
+
+    def look_and_repeat(functions, repetitions):
+        functions["input"]()
+        assert made == [(4, (4, 16, 16, 3))] * 2
+        return repeat(functions, repetitions)
+
+    monkeypatch.setattr(benchmark, "train_dataset", Counted)
+    monkeypatch.setattr(benchmark, "repeat", look_and_repeat)
     ours, pillow = benchmark.measure(str(tmp_path), **TINY)
+    assert len(made) == 2 * (1 + 1 + 3)  # looked at, not counted, and counted
     assert (ours.floor, pillow.floor) == (pillow.name, None)
     for row in (ours, pillow):
         assert row.items == 2 * 4
