@@ -44,6 +44,12 @@ def alexnet(trained):
     return detector, take_weights(detector, trained("alexnet"))
 
 
+@pytest.fixture(scope="module")
+def resnet18():
+    """A detector with fresh weights."""
+    return build("resnet18")
+
+
 def test_only_the_map_at_stride_16_is_to_be_seen(alexnet):
     detector, _ = alexnet
     features = detector.backbone(tf.zeros([1, CANVAS, CANVAS, 3]))
@@ -159,6 +165,59 @@ def test_a_step_moves_what_is_fine_tuned_and_nothing_else(network):
     assert len(moved) == len(detector.trainable_variables)
 
 
+@pytest.mark.parametrize("network", ["alexnet", "resnet18"])
+def test_no_gradient_needs_what_determinism_refuses_on_gpus(network, alexnet, resnet18):
+    """TensorFlow has no deterministic GPU kernel for the gradient of fused, frozen batch norm."""
+    detector = {"alexnet": alexnet[0], "resnet18": resnet18}[network]
+
+    @tf.function
+    def step(images, anchors, boxes, classes):
+        with tf.GradientTape() as tape:
+            outputs = detector(
+                images,
+                image_shape=tf.constant([[CANVAS, CANVAS]], tf.float32),
+                anchor_boxes={"4": anchors},
+                gt_boxes=boxes,
+                gt_classes=classes,
+                training=True,
+            )
+            ends = (outputs["rpn_scores"]["4"], outputs["rpn_boxes"]["4"])
+            ends += (outputs["class_outputs"], outputs["box_outputs"])
+            loss = tf.add_n([tf.reduce_sum(end) for end in ends])
+        return tape.gradient(loss, detector.trainable_variables)
+
+    rows = CANVAS // 16
+    graph = step.get_concrete_function(
+        tf.TensorSpec([1, CANVAS, CANVAS, 3]),
+        tf.TensorSpec([1, rows, rows, 36]),
+        tf.TensorSpec([1, 3, 4]),
+        tf.TensorSpec([1, 3], tf.int32),
+    ).graph.as_graph_def()
+    operations = {node.op for node in graph.node}
+    operations |= {node.op for function in graph.library.function for node in function.node_def}
+    assert "Conv2DBackpropFilter" in operations  # the gradients are there
+    assert not [op for op in operations if op.startswith("FusedBatchNormGrad")]
+
+
+def test_frozen_batch_norm_is_a_scale_and_an_offset_in_training_too(resnet18):
+    norms = [
+        layer
+        for layer in resnet18.submodules
+        if isinstance(layer, tf.keras.layers.BatchNormalization)
+    ]
+    assert len(norms) == 22  # 21 of ResNet-18, one of the region proposals
+    random = np.random.default_rng(0)
+    for norm in norms:
+        shape = norm.gamma.shape
+        gamma, beta, mean = random.normal(size=(3, *shape)).astype(np.float32)
+        variance = random.uniform(0.1, 2, shape).astype(np.float32)
+        norm.set_weights([gamma, beta, mean, variance])
+        x = random.normal(size=(2, 3, 3, *shape)).astype(np.float32)
+        expected = gamma * (x - mean) / np.sqrt(variance + norm.epsilon) + beta
+        np.testing.assert_allclose(norm(x, training=True), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(norm.moving_mean, mean)
+
+
 def test_vgg16_keeps_its_first_two_blocks():
     config = experiment("vgg16")
     config.task.model.detection_head.fc_dims = 8  # instead of half a gigabyte
@@ -216,8 +275,8 @@ def test_what_cannot_be_a_backbone_is_refused(network, image_size, reason):
         crop_size(network, image_size)
 
 
-def test_weight_decay_pulls_on_kernels_by_lambda_and_not_on_biases():
-    model = build("resnet18")
+def test_weight_decay_pulls_on_kernels_by_lambda_and_not_on_biases(resnet18):
+    model = resnet18
     with tf.GradientTape() as tape:
         penalty = tf.add_n(model.losses)
     gradients = tape.gradient(penalty, model.trainable_variables)
