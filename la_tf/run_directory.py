@@ -6,8 +6,8 @@ import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TextIO
 
 from la_tf import config as config_lib
 from la_tf.config import Config
@@ -15,6 +15,7 @@ from la_tf.config import Config
 # What does not change the result of a run, and may differ when it is resumed. Where the images
 # are may change too; their names, order and labels are held by the fingerprint.
 LOCATION_OPTIONS = ("data", "val_data")
+LOCK = "lock"
 
 Record = dict[str, Any]
 
@@ -102,6 +103,61 @@ def replace_file(path: pathlib.Path, content: bytes) -> None:
         raise
 
 
+def read_json(path: pathlib.Path, option: str = "--run_dir") -> Any:
+    """A JSON file of a directory that was to be resumed; `option` is the flag that names it.
+
+    Raises:
+      RunError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} of a run that was to be resumed cannot be read ({error}): restore it, or name "
+            f"another {option}."
+        ) from error
+
+
+def lock(path: pathlib.Path) -> TextIO:
+    """Keeps other processes out of a directory until the returned file is closed.
+
+    Raises:
+      BlockingIOError: another process has it.
+      OSError: its file `lock` cannot be written.
+    """
+    file = (path / LOCK).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def refuse_differences(
+    path: pathlib.Path,
+    differences: Iterable[tuple[str, Any, Any]],
+    what: str = "a run of another configuration",
+    option: str = "--run_dir",
+) -> None:
+    """Refuses to resume what is not the same.
+
+    Args:
+      path: the directory.
+      differences: (name, stored value, wanted value) of each.
+      what: the directory then holds.
+      option: the flag that names it.
+
+    Raises:
+      RunError: there is a difference; the message names all.
+    """
+    if told := "; ".join(f"{name} was {before}, now {now}" for name, before, now in differences):
+        raise RunError(
+            f"{path} holds {what} ({told}): give the same options to resume it, or another "
+            f"{option}."
+        )
+
+
 def require_space(
     path: pathlib.Path,
     needed: int,
@@ -158,7 +214,7 @@ class RunDirectory:
                 "resumed, and is not overwritten; name another --run_dir."
             )
         if self.resumed:
-            self._require_same(config_file, description)
+            refuse_differences(self.path, _differences(read_json(config_file), description))
         elif self.path.is_dir() and any(self.path.iterdir()) and not config_file.exists():
             raise RunError(f"{self.path} holds files but no run: name an empty or a new --run_dir.")
         try:
@@ -166,8 +222,7 @@ class RunDirectory:
             # Before the lock, so that a directory with nothing but a lock never looks foreign.
             if not config_file.exists():
                 write_json(config_file, description)
-            self._lock = (self.path / "lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock(self.path)
             if not self.resumed:
                 write_json(config_file, description)
             self._append_environment(environment)
@@ -178,36 +233,14 @@ class RunDirectory:
                 f"the run directory {self.path} cannot be written: {error.strerror}."
             ) from error
 
-    def _require_same(self, config_file: pathlib.Path, description: Record) -> None:
-        stored = _read_json(config_file)
-        differences = [
-            f"{name} was {before}, now {now}"
-            for name, before, now in _differences(stored, description)
-        ]
-        if differences:
-            raise RunError(
-                f"{self.path} holds a run of another configuration ({'; '.join(differences)}): "
-                "give the same options to resume it, or another --run_dir."
-            )
-
     def _append_environment(self, environment: Record) -> None:
         file = self.path / "environment.json"
-        starts = _read_json(file) if file.exists() else []
+        starts = read_json(file) if file.exists() else []
         write_json(file, [*starts, environment])
 
     def release(self) -> None:
         """Lets another process use the directory."""
         self._lock.close()
-
-
-def _read_json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} of a run that was to be resumed cannot be read ({error}): restore it, or name "
-            "another --run_dir."
-        ) from error
 
 
 def _has_trained(log: pathlib.Path) -> bool:
