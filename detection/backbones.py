@@ -20,6 +20,7 @@ from la_tf.networks.vgg import VGG16
 
 LEVEL = 4
 STRIDE = 2**LEVEL
+POOL_STRIDE = 2  # of AlexNet's and VGG16's last pooling, which lies between level 4 and fc6
 
 
 class BackboneError(ValueError):
@@ -34,11 +35,13 @@ class DetectorNetwork:
       build: makes the whole convolutional network.
       frozen: how the names of the layers that are not fine-tuned begin (supplement B.4).
       fc_units: width of fc6 and fc7; 0 where stage five is the head.
+      pool_size: side of the last pooling, before fc6; 0 where there is none.
     """
 
     build: Callable[..., tf.keras.Model]
     frozen: tuple[str, ...] = ()
     fc_units: int = 0
+    pool_size: int = 0
 
 
 # "The first convolution layer and the first three blocks" of a ResNet are all there is up to
@@ -46,8 +49,10 @@ class DetectorNetwork:
 _FROZEN_STAGES = ("conv1", "conv2", "conv3", "conv4")
 NETWORKS = {
     # Padded, so that a picture of H pixels has ceil(H / 16) rows, as the anchors have.
-    "alexnet": DetectorNetwork(lambda **kw: AlexNet(padding="same", **kw), fc_units=4096),
-    "vgg16": DetectorNetwork(VGG16, frozen=("conv1_", "conv2_"), fc_units=4096),
+    "alexnet": DetectorNetwork(
+        lambda **kw: AlexNet(padding="same", **kw), fc_units=4096, pool_size=3
+    ),
+    "vgg16": DetectorNetwork(VGG16, frozen=("conv1_", "conv2_"), fc_units=4096, pool_size=2),
     "resnet18": DetectorNetwork(lambda **kw: ResNet(18, **kw), frozen=_FROZEN_STAGES),
     "resnet50": DetectorNetwork(lambda **kw: ResNet(50, **kw), frozen=_FROZEN_STAGES),
 }

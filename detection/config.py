@@ -72,8 +72,8 @@ class DetectorModel(maskrcnn.MaskRCNN):
             test_pre_nms_top_k=6000,
             test_num_proposals=300,
             test_nms_iou_threshold=0.7,
-            # Anchors in the padding are never trained, and end as lines on the picture's edge,
-            # which NMS cannot suppress. The reference has no padding.
+            # Lines on the picture's edge, which NMS cannot suppress, and the empty boxes that
+            # `regions.ROIGenerator` makes of anchors in the padding.
             pre_nms_min_size_threshold=1.0,
             test_pre_nms_min_size_threshold=1.0,
         )

@@ -1,8 +1,6 @@
 """A fine-tuned detector as a SavedModel that needs nothing of this project."""
 
-import os
 import pathlib
-import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -14,9 +12,9 @@ from detection.config import DetectionTask
 from detection.inputs import scale_picture
 from detection.model import build_detector
 from la_tf.errors import first_line
-from la_tf.export import VERSION, ExportError
+from la_tf.export import VERSION, ExportError, MismatchError, own_folder, replace_folder
 
-# An image's bytes to the arrays that `DetectorModule.detect` describes.
+# An image's bytes to the arrays that `load_detector` describes.
 Detector = Callable[[bytes], dict[str, np.ndarray]]
 
 _OUTPUTS = {"boxes", "classes", "scores", "num_detections"}
@@ -32,22 +30,39 @@ class DetectorModule(tf.Module):
         self.tensors = model.variables
         # Behind a function, or the export would hold, and trace for minutes, every layer by itself.
         self._call = lambda *args, **kwargs: model(*args, training=False, **kwargs)
+        self._most = config.model.detection_generator.max_num_detections
         parser = config.validation_data.parser
         self._sides = (parser.short_side, parser.long_side, config.model.input_size[0])
         self._anchors = anchor_grid(self._sides[-1], config.model.anchor.anchor_size * STRIDE)
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="image_bytes")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def detect(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """An encoded JPEG or PNG image of any size to its objects, the most certain first.
+        """B encoded JPEG or PNG images of any sizes to their objects, the most certain first.
+
+        One after another, so that B of them need no more memory than one.
 
         Returns:
-          num_detections: N, at most 100.
-          boxes: [N, 4] (xmin, ymin, xmax, ymax) in the image's own pixels, counted from 1 as in
+          num_detections: [B], how many of the M = 100 rows below are objects; the rest are zeros.
+          boxes: [B, M, 4] (xmin, ymin, xmax, ymax) in the image's own pixels, counted from 1 as in
             VOC, both ends inside.
-          classes: [N] 1..20, see `voc.VOC_CLASSES`.
-          scores: [N] in 0..1.
+          classes: [B, M] 1..20, see `voc.VOC_CLASSES`.
+          scores: [B, M] in 0..1.
         """
-        image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
+        rows = self._most
+        return tf.map_fn(
+            self._detect_one,
+            image_bytes,
+            parallel_iterations=1,
+            fn_output_signature={
+                "boxes": tf.TensorSpec([rows, 4]),
+                "classes": tf.TensorSpec([rows], tf.int32),
+                "scores": tf.TensorSpec([rows]),
+                "num_detections": tf.TensorSpec([], tf.int32),
+            },
+        )
+
+    def _detect_one(self, encoded: tf.Tensor) -> dict[str, tf.Tensor]:
+        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         size = tf.cast(tf.shape(image)[:2], tf.float32)
         picture, info = scale_picture(image, *self._sides)
         outputs = self._call(
@@ -59,20 +74,28 @@ class DetectorModule(tf.Module):
         # Where there are too few proposals, Model Garden fills up with empty ones.
         found = tf.reduce_all(boxes[:, 2:] > boxes[:, :2], axis=1)
         found &= tf.range(tf.shape(boxes)[0]) < outputs["num_detections"][0]
-        ymin, xmin, ymax, xmax = tf.unstack(boxes[found] / tf.tile(info[2], [2]), axis=1)
+        ymin, xmin, ymax, xmax = tf.unstack(boxes / tf.tile(info[2], [2]), axis=1)
         pixels = tf.stack([xmin + 1, ymin + 1, xmax, ymax], axis=1)
-        return {
+        columns = {
             "boxes": tf.clip_by_value(pixels, 1.0, tf.tile(size[::-1], [2])),
-            "classes": outputs["detection_classes"][0][found],
-            "scores": outputs["detection_scores"][0][found],
-            "num_detections": tf.math.count_nonzero(found, dtype=tf.int32),
+            "classes": outputs["detection_classes"][0],
+            "scores": outputs["detection_scores"][0],
         }
+        count = tf.math.count_nonzero(found, dtype=tf.int32)
+        return {"num_detections": count} | {
+            name: self._pad(tf.boolean_mask(values, found)) for name, values in columns.items()
+        }
+
+    def _pad(self, rows: tf.Tensor) -> tf.Tensor:
+        missing = self._most - tf.shape(rows)[0]
+        rows = tf.pad(rows, [[0, missing], *[[0, 0]] * (rows.shape.rank - 1)])
+        return tf.ensure_shape(rows, [self._most, *rows.shape[1:]])
 
 
 def export_detector(
     model: tf.keras.Model, config: DetectionTask, directory: pathlib.Path, probe: bytes
 ) -> pathlib.Path:
-    """Writes a SavedModel whose default signature takes an image's bytes and returns its objects.
+    """Writes a SavedModel whose default signature takes images' bytes and returns their objects.
 
     Args:
       model: fine-tuned; under whatever strategy.
@@ -91,26 +114,26 @@ def export_detector(
     plain = build_detector(config.model)
     plain.set_weights(model.get_weights())
     module = DetectorModule(plain, config)
-    target, partial = directory / VERSION, directory / f".{VERSION}.partial"
-    expected = module.detect(tf.constant(probe))["scores"].numpy()
+    expected = module.detect(tf.constant([probe]))["scores"].numpy()[0]
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        directory.mkdir(parents=True, exist_ok=True)
-        tf.saved_model.save(module, str(partial), signatures={"serving_default": module.detect})
-        found = load_detector(partial)(probe)["scores"]
-        if found.shape != expected.shape or not np.allclose(found, expected, atol=_PROBE_TOLERANCE):
-            raise ExportError(
-                f"the exported detector differs from the fine-tuned one on one image; it is left "
-                f"in {partial}."
-            )
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
+        with own_folder(directory) as own:
+            partial = own / VERSION
+            tf.saved_model.save(module, str(partial), signatures={"serving_default": module.detect})
+            scores = load_detector(partial)(probe)["scores"]
+            found = np.zeros_like(expected)
+            found[: len(scores)] = scores
+            if not np.allclose(found, expected, atol=_PROBE_TOLERANCE):
+                raise MismatchError(
+                    "the exported detector differs from the fine-tuned one on one image; it is "
+                    f"left in {partial}."
+                )
+            replace_folder(partial, directory / VERSION)
     except (OSError, tf.errors.OpError) as error:
         raise ExportError(
             f"the SavedModel cannot be written to {directory}: {first_line(error)}. The "
             "checkpoints are saved: make room and start the same command again."
         ) from error
-    return target
+    return directory / VERSION
 
 
 def load_detector(saved_model: pathlib.Path) -> Detector:
@@ -118,6 +141,10 @@ def load_detector(saved_model: pathlib.Path) -> Detector:
 
     Args:
       saved_model: its folder, or the one above it.
+
+    Returns:
+      A function of one image's bytes: num_detections N, boxes [N, 4], classes [N] and scores [N],
+      as `DetectorModule.detect` describes them.
 
     Raises:
       ExportError: there is none, or it is no detector.
@@ -137,10 +164,18 @@ def load_detector(saved_model: pathlib.Path) -> Detector:
     if signature is None or set(signature.structured_outputs) != _OUTPUTS:
         raise ExportError(f"{folder} is no detector: name an export of tools/finetune_voc.py.")
 
+    (specs,) = signature.structured_input_signature[1].values()
+    has_batch_axis = specs.shape.rank == 1  # exports of earlier versions take one image
+
     def detect(image_bytes: bytes) -> dict[str, np.ndarray]:
+        images = tf.constant([image_bytes] if has_batch_axis else image_bytes)
         # Through `loaded`, which must live as long: a signature holds its variables weakly.
-        outputs = loaded.signatures["serving_default"](image_bytes=tf.constant(image_bytes))
-        return {name: value.numpy() for name, value in outputs.items()}
+        outputs = loaded.signatures["serving_default"](image_bytes=images)
+        found = {name: value.numpy() for name, value in outputs.items()}
+        if not has_batch_axis:
+            return found
+        count = found.pop("num_detections")[0]
+        return {"num_detections": count} | {name: v[0, :count] for name, v in found.items()}
 
     return detect
 

@@ -19,6 +19,7 @@ from detection.export import detect_above, export_detector, load_detector
 from detection.records import INDEX, Records, VOCRecords, convert
 from detection.settings import Settings, make_experiment, open_start, require_valid
 from detection.task import VOCDetectionTask
+from detection.voc import require_disjoint
 from la_tf import runtime
 from la_tf.config import NumericsConfig, RunConfig
 from la_tf.errors import first_line
@@ -28,6 +29,8 @@ from la_tf.run_directory import RunError, require_space, write_json
 Record = dict[str, Any]
 _NUM_PICTURES = 8
 _MIN_SCORE = 0.5  # of the boxes drawn into them
+# Of what a step computes from the same settings; what began with another cannot be gone on with.
+_METHOD = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,11 @@ def finetune(
     tf.keras.utils.set_random_seed(settings.seed)  # opening a run has set the run's
     description = {"start": dataclasses.asdict(start), "settings": dataclasses.asdict(settings)}
     path = places.output_dir
+    require_disjoint(places.voc_dir, settings.train_split, settings.test_split)
     with output_directory.locked(path):
+        finished = (path / output_directory.RESULTS).exists()
+        if not finished:
+            description["code"] = {"the version of the detector": _METHOD}
         # Before the records, and again with them.
         output_directory.claim(path, description)
         records = {
@@ -105,7 +112,7 @@ def finetune(
         }
         description["data"] = {split: _identity(found) for split, found in records.items()}
         output_directory.claim(path, description)
-        if (path / output_directory.RESULTS).exists():
+        if finished:
             say(f"{path} is finished.")
             return output_directory.read(path / output_directory.RESULTS)
         started = time.time()

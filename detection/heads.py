@@ -1,7 +1,39 @@
-"""The ResNets' detection head, their stage five on every region; and what makes detections."""
+"""The detection heads, fc6 and fc7 or stage five on every region; and what makes detections."""
+
+import math
 
 import tensorflow as tf
+from official.vision.modeling.heads import instance_heads
 from official.vision.modeling.layers import detection_generator
+
+DROPOUT = 0.5  # the reference's, after fc6 and fc7
+
+
+class FullyConnectedHead(instance_heads.DetectionHead):
+    """Model Garden's head of dense layers, with dropout after each while training.
+
+    Args:
+      seed: of the dropout. How often it was drawn is saved with the model, as with
+        `sampling.BoxSampler`.
+      **kwargs: see Model Garden's head.
+    """
+
+    def __init__(self, seed: int, **kwargs):
+        super().__init__(**kwargs)
+        self._generator = tf.random.Generator.from_seed(seed)
+
+    def call(
+        self, roi_features: tf.Tensor, training: bool | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Crops [B, R, h, w, C] to class logits [B, R, classes] and boxes [B, R, classes * 4]."""
+        _, regions, *crop = roi_features.shape
+        x = tf.reshape(roi_features, [-1, regions, math.prod(crop)])  # [B, R, h * w * C]
+        for dense, norm in zip(self._fcs, self._fc_norms, strict=True):
+            x = self._activation(norm(dense(x)))  # [B, R, C']
+            if training:
+                seed = self._generator.make_seeds()[:, 0]
+                x = tf.nn.experimental.stateless_dropout(x, DROPOUT, seed)
+        return self._classifier(x), self._box_regressor(x)
 
 
 class Stage5Head(tf.keras.layers.Layer):

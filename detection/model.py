@@ -3,13 +3,12 @@
 import tensorflow as tf
 from official.vision.modeling import maskrcnn_model
 from official.vision.modeling.backbones import factory
-from official.vision.modeling.heads import dense_prediction_heads, instance_heads
-from official.vision.modeling.layers import roi_aligner, roi_generator
 
 from detection.anchors import ANCHORS_PER_PLACE
 from detection.backbones import LEVEL, NETWORKS, STRIDE, whole_network
 from detection.config import DetectorModel
-from detection.heads import DetectionGenerator, Stage5Head
+from detection.heads import DetectionGenerator, FullyConnectedHead, Stage5Head
+from detection.regions import ROIAligner, ROIGenerator, RPNHead
 from detection.sampling import RoISampler
 from la_tf.networks.layers import NORM_EPSILON
 
@@ -28,7 +27,7 @@ def build_detector(
     Args:
       config: whose backbone is one of ours.
       weight_decay: lambda; its gradient is lambda times the kernel; biases have none.
-      seed: of the draws of regions.
+      seed: of the draws of regions, and of the dropout.
     """
     network = config.backbone.get().network
     input_specs = tf.keras.layers.InputSpec(shape=[None, *config.input_size])
@@ -39,7 +38,7 @@ def build_detector(
             input_specs, config.backbone, config.norm_activation, regularizer
         ),
         decoder=None,
-        rpn_head=dense_prediction_heads.RPNHead(
+        rpn_head=RPNHead(
             LEVEL,
             LEVEL,
             num_anchors_per_location=ANCHORS_PER_PLACE,
@@ -48,10 +47,12 @@ def build_detector(
             kernel_regularizer=regularizer,
             name="rpn_head",
         ),
-        detection_head=_head(config, network, input_specs, regularizer),
-        roi_generator=roi_generator.MultilevelROIGenerator(**config.roi_generator.as_dict()),
+        detection_head=_head(config, network, input_specs, regularizer, seed),
+        roi_generator=ROIGenerator(**config.roi_generator.as_dict()),
         roi_sampler=_sampler(config, seed),
-        roi_aligner=roi_aligner.MultilevelROIAligner(**config.roi_aligner.as_dict()),
+        roi_aligner=ROIAligner(
+            pool_size=NETWORKS[network].pool_size, **config.roi_aligner.as_dict()
+        ),
         detection_generator=DetectionGenerator(**config.detection_generator.as_dict()),
         min_level=LEVEL,
         max_level=LEVEL,
@@ -67,6 +68,7 @@ def _head(
     network: str,
     input_specs: tf.keras.layers.InputSpec,
     regularizer: tf.keras.regularizers.Regularizer | None,
+    seed: int,
 ) -> tf.keras.layers.Layer:
     if not NETWORKS[network].fc_units:
         whole = whole_network(network, input_specs, regularizer)
@@ -74,8 +76,9 @@ def _head(
             stage5_blocks(whole), config.num_classes, regularizer, name="detection_head"
         )
     options = config.detection_head
-    return instance_heads.DetectionHead(
-        config.num_classes,
+    return FullyConnectedHead(
+        seed,
+        num_classes=config.num_classes,
         num_convs=options.num_convs,
         num_fcs=options.num_fcs,
         fc_dims=options.fc_dims,
@@ -120,3 +123,6 @@ def _freeze(model: tf.keras.Model, prefixes: tuple[str, ...]) -> None:
     for layer in model.submodules:
         if isinstance(layer, tf.keras.layers.BatchNormalization):
             layer.trainable = False
+            # A scale and an offset in plain operations. Of the fused kernel's gradient with given
+            # statistics TensorFlow has no deterministic implementation for GPUs, and raises.
+            layer.fused = False

@@ -1,8 +1,6 @@
 """The directory of a fine-tuning: locked, and guarded against mixing two of them."""
 
 import contextlib
-import fcntl
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -11,13 +9,14 @@ import tensorflow as tf
 
 from la_tf.checkpoints import present_checkpoints
 from la_tf.errors import first_line
-from la_tf.run_directory import RunError, write_json
+from la_tf.files import lock
+from la_tf.run_directory import LOCK, RunError, read_json, refuse_differences, write_json
 
 CHECKPOINTS = "checkpoints"
 RECORDS = "records"
 RESULTS = "voc_results.json"
 _SETTINGS = "settings.json"
-_LOCK = "lock"
+_OPTION = "--output_dir"
 
 Description = dict[str, dict[str, Any]]
 
@@ -31,18 +30,17 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     """
     try:
         files = {file.name for file in path.iterdir()} if path.is_dir() else set()
-        if files - {_LOCK, RECORDS} and _SETTINGS not in files:
+        if files - {LOCK, RECORDS} and _SETTINGS not in files:
             raise RunError(
                 f"{path} holds files but no fine-tuning: name an empty or a new --output_dir."
             )
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / _LOCK).open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = lock(path / LOCK)
     except BlockingIOError:
         raise RunError(f"another process is fine-tuning in {path}.") from None
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror}.") from error
-    with lock:
+    with held:
         yield
 
 
@@ -60,12 +58,8 @@ def claim(path: pathlib.Path, description: Description) -> None:
     """
     file = path / _SETTINGS
     if (path / CHECKPOINTS / "checkpoint").exists() or (path / RESULTS).exists():
-        differences = list(_differences(read(file), description))
-        if differences:
-            raise RunError(
-                f"{path} holds a fine-tuning of other settings ({'; '.join(differences)}): give "
-                "the same options to resume it, or another --output_dir."
-            )
+        differences = _differences(read(file), description)
+        refuse_differences(path, differences, "a fine-tuning of other settings", _OPTION)
     else:
         write_json(file, description)
 
@@ -112,17 +106,12 @@ def read(file: pathlib.Path) -> dict[str, Any]:
     Raises:
       RunError: it cannot be read.
     """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{file} cannot be read ({error}): restore it, or name another --output_dir."
-        ) from error
+    return read_json(file, _OPTION)
 
 
-def _differences(stored: Description, wanted: Description) -> Iterator[str]:
+def _differences(stored: Description, wanted: Description) -> Iterator[tuple[str, Any, Any]]:
     for section, values in wanted.items():
         before = stored.get(section, {})
         for name, value in values.items():
             if before.get(name) != value:
-                yield f"{name} was {before.get(name)}, now {value}"
+                yield name, before.get(name), value

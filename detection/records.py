@@ -5,15 +5,14 @@ import hashlib
 import json
 import os
 import pathlib
-import struct
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from detection.voc import VOCError, VOCImage, number_of, read_split, refusal
 from la_tf.data.base import DataError
 from la_tf.data.record_writer import complete_or_absent
+from la_tf.data.records import read_record, starts_of_records
 from la_tf.errors import first_line
 from la_tf.run_directory import RunError
 
@@ -21,7 +20,7 @@ INDEX = "records.json"
 IMAGES_PER_SHARD = 500
 _SHARDS = "images-*.tfrecord"
 _VERSION = 1  # of what a record holds
-_HEADER, _FOOTER = 12, 4  # bytes around the data of a TFRecord, the first eight are its length
+_WRITE_AGAIN = "remove its folder to write it again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,31 +53,30 @@ class Records:
     """
 
     def __init__(self, pattern: str):
-        spans = []
-        self._paths = sorted(tf.io.gfile.glob(pattern))
-        for number, path in enumerate(self._paths):
-            size, position = os.path.getsize(path), 0
-            with open(path, "rb") as file:
-                while position < size:
-                    file.seek(position)
-                    header = file.read(8)
-                    length = struct.unpack("<Q", header)[0] if len(header) == 8 else size
-                    spans.append((number, position + _HEADER, length))
-                    position += _HEADER + length + _FOOTER
-            if position != size:
-                raise RecordError(f"{path} is cut short: remove its folder to write it again.")
-        if not spans:
+        try:
+            self._places = [
+                (path, start)
+                for path in sorted(tf.io.gfile.glob(pattern))
+                for start in starts_of_records(path)
+            ]
+        except DataError as error:
+            raise RecordError(f"{error}: {_WRITE_AGAIN}.") from error
+        if not self._places:
             raise RecordError(f"there are no {pattern}: remove their folder to write it again.")
-        self._spans = np.array(spans, np.int64)
 
     def __len__(self) -> int:
-        return len(self._spans)
+        return len(self._places)
 
     def read(self, index: int) -> bytes:
-        """The serialised example of that number."""
-        shard, offset, length = self._spans[index]
-        with open(self._paths[shard], "rb", buffering=0) as file:
-            return os.pread(file.fileno(), int(length), int(offset))
+        """The serialised example of that number.
+
+        Raises:
+          RecordError: it does not have its checksum.
+        """
+        try:
+            return read_record(*self._places[index])
+        except DataError as error:
+            raise RecordError(f"{error}: {_WRITE_AGAIN}.") from error
 
     def load(self, index: tf.Tensor) -> tf.Tensor:
         """As `read`, inside a tf.data map."""

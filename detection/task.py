@@ -5,10 +5,11 @@ from typing import Any
 
 import tensorflow as tf
 from official.core import task_factory
+from official.modeling import optimization
 from official.vision.tasks import maskrcnn
 
 from detection import losses
-from detection.backbones import LEVEL
+from detection.backbones import LEVEL, NETWORKS
 from detection.config import DataConfig, DetectionTask
 from detection.initialize import take_weights
 from detection.inputs import make_dataset
@@ -38,6 +39,21 @@ class VOCDetectionTask(maskrcnn.MaskRCNNTask):
         """
         if self.task_config.run_dir:
             take_weights(model, load_run(self.task_config.run_dir).network)
+
+    def create_optimizer(
+        self, optimizer_config: optimization.OptimizationConfig, runtime_config: Any = None
+    ) -> tf.keras.optimizers.Optimizer:
+        """The optimizer; with fc6 and fc7 as the head, biases learn twice as fast as kernels.
+
+        So does the reference's VGG16, after Caffe's, and its ResNets do not.
+        """
+        del runtime_config
+        network = NETWORKS[self.task_config.model.backbone.get().network]
+        factory = optimization.OptimizerFactory(optimizer_config)
+        return factory.build_optimizer(
+            factory.build_learning_rate(),
+            gradient_transformers=[_double_biases] if network.fc_units else None,
+        )
 
     def build_inputs(
         self, params: DataConfig, input_context: tf.distribute.InputContext | None = None
@@ -73,3 +89,10 @@ class VOCDetectionTask(maskrcnn.MaskRCNNTask):
 
     def _build_coco_metrics(self) -> None:
         self.coco_metric = VOCDetectionMetric()
+
+
+def _double_biases(
+    gradients: list[tuple[tf.Tensor, tf.Variable]],
+) -> list[tuple[tf.Tensor, tf.Variable]]:
+    # Weight decay is none of theirs, so that twice the gradient is twice the learning rate.
+    return [(2 * g if v.name.endswith("bias:0") else g, v) for g, v in gradients]

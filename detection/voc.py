@@ -127,6 +127,23 @@ def read_split(
     return images, problems
 
 
+def require_disjoint(voc_dir: str | os.PathLike, train_split: str, test_split: str) -> None:
+    """Refuses to evaluate on what was trained on.
+
+    Raises:
+      VOCError: an image is in both splits, or one of them cannot be read.
+    """
+    lists = _checked_folder(pathlib.Path(voc_dir)) / "ImageSets" / "Main"
+    trained = set(_read_ids(lists, train_split))
+    both = [image_id for image_id in _read_ids(lists, test_split) if image_id in trained]
+    if both:
+        raise VOCError(
+            f"{len(both)} of the images of --test_split={test_split} are in "
+            f"--train_split={train_split} too, {both[0]} for example: name splits without a common "
+            "image."
+        )
+
+
 def refusal(problem: str) -> VOCError:
     """The error for an image that is not to be left out.
 

@@ -1,20 +1,19 @@
 """A run directory: the record of a run, and the guard against mixing two of them."""
 
-import fcntl
 import json
-import os
 import pathlib
 import shutil
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from la_tf import config as config_lib
 from la_tf.config import Config
+from la_tf.files import lock, replacing
 
 # What does not change the result of a run, and may differ when it is resumed. Where the images
 # are may change too; their names, order and labels are held by the fingerprint.
 LOCATION_OPTIONS = ("data", "val_data")
+LOCK = "lock"
 
 Record = dict[str, Any]
 
@@ -92,14 +91,47 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def replace_file(path: pathlib.Path, content: bytes) -> None:
     """Writes a file in one step: whoever opens it sees the old one or the new one."""
-    # Of no name that somebody else's file may have.
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_bytes(content)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+
+
+def read_json(path: pathlib.Path, option: str = "--run_dir") -> Any:
+    """A JSON file of a directory that was to be resumed; `option` is the flag that names it.
+
+    Raises:
+      RunError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} of a run that was to be resumed cannot be read ({error}): restore it, or name "
+            f"another {option}."
+        ) from error
+
+
+def refuse_differences(
+    path: pathlib.Path,
+    differences: Iterable[tuple[str, Any, Any]],
+    what: str = "a run of another configuration",
+    option: str = "--run_dir",
+) -> None:
+    """Refuses to resume what is not the same.
+
+    Args:
+      path: the directory.
+      differences: (name, stored value, wanted value) of each.
+      what: the directory then holds.
+      option: the flag that names it.
+
+    Raises:
+      RunError: there is a difference; the message names all.
+    """
+    if told := "; ".join(f"{name} was {before}, now {now}" for name, before, now in differences):
+        raise RunError(
+            f"{path} holds {what} ({told}): give the same options to resume it, or another "
+            f"{option}."
+        )
 
 
 def require_space(
@@ -159,7 +191,7 @@ class RunDirectory:
                 "resumed, and is not overwritten; name another --run_dir."
             )
         if self.resumed:
-            self._require_same(config_file, description)
+            refuse_differences(self.path, _differences(read_json(config_file), description))
         elif self.path.is_dir() and any(self.path.iterdir()) and not config_file.exists():
             raise RunError(f"{self.path} holds files but no run: name an empty or a new --run_dir.")
         try:
@@ -167,8 +199,7 @@ class RunDirectory:
             # Before the lock, so that a directory with nothing but a lock never looks foreign.
             if not config_file.exists():
                 write_json(config_file, description)
-            self._lock = (self.path / "lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock(self.path / LOCK)
             if not self.resumed:
                 write_json(config_file, description)
             self.environments = self._append_environment(environment)
@@ -179,37 +210,15 @@ class RunDirectory:
                 f"the run directory {self.path} cannot be written: {error.strerror}."
             ) from error
 
-    def _require_same(self, config_file: pathlib.Path, description: Record) -> None:
-        stored = _read_json(config_file)
-        differences = [
-            f"{name} was {before}, now {now}"
-            for name, before, now in _differences(stored, description)
-        ]
-        if differences:
-            raise RunError(
-                f"{self.path} holds a run of another configuration ({'; '.join(differences)}): "
-                "give the same options to resume it, or another --run_dir."
-            )
-
     def _append_environment(self, environment: Record) -> list[Record]:
         file = self.path / "environment.json"
-        starts = [*(_read_json(file) if file.exists() else []), environment]
+        starts = [*(read_json(file) if file.exists() else []), environment]
         write_json(file, starts)
         return starts
 
     def release(self) -> None:
         """Lets another process use the directory."""
         self._lock.close()
-
-
-def _read_json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} of a run that was to be resumed cannot be read ({error}): restore it, or name "
-            "another --run_dir."
-        ) from error
 
 
 def _has_trained(log: pathlib.Path) -> bool:

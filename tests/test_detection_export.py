@@ -1,14 +1,17 @@
 """The exported detector and tools/detect.py, with a head whose answers are known."""
 
 import io
+import os
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+import tensorflow as tf
+from PIL import ExifTags, Image
 
 from detection.drawing import colour_of, draw_boxes
 from detection.export import detect_above, export_detector, load_detector
+from detection.photographs import open_upright
 from detection.settings import Settings, Start, make_experiment
 from detection.task import VOCDetectionTask
 from la_tf.export import ExportError
@@ -32,14 +35,18 @@ def pixels():
     return np.random.default_rng(0).integers(100, 150, (HEIGHT, WIDTH, 3), np.uint8)
 
 
-@pytest.fixture(scope="module")
-def export(pixels, tmp_path_factory):
-    """Of one proposal, each class has a score and a box that tell which it is."""
+def build():
     settings = Settings(short_side=96, long_side=96, anchor_size=24)
     start = Start("random", "resnet18", 224, 0, "untrained")
     config = make_experiment(start, settings, "", "").task
     config.model.roi_generator.test_num_proposals = 1
-    model = VOCDetectionTask(config).build_model()
+    return VOCDetectionTask(config).build_model(), config
+
+
+@pytest.fixture(scope="module")
+def export(pixels, tmp_path_factory):
+    """Of one proposal, each class has a score and a box that tell which it is."""
+    model, config = build()
     (head,) = model.detection_head
     layers = {layer.name: layer for layer in head.submodules}
     scores, boxes = layers["detection-scores"], layers["detection-boxes"]
@@ -77,6 +84,98 @@ def test_a_line_of_a_picture_has_its_boxes_inside(detect, size):
     boxes = found["boxes"]
     assert len(boxes) == found["num_detections"] and np.isfinite(boxes).all()
     assert (boxes >= 1).all() and (boxes <= [size[1], size[0]] * 2).all()
+
+
+def test_a_batch_finds_what_each_picture_alone_does(export, detect, pixels):
+    """As TensorFlow Serving sends them: rows, or requests of several clients together."""
+    tall = encoded(np.swapaxes(pixels, 0, 1)[:, ::-1])
+    images = [encoded(pixels), tall, encoded(pixels)]
+    loaded = tf.saved_model.load(str(export / "1"))
+    together = loaded.signatures["serving_default"](image_bytes=tf.constant(images))
+    assert together["boxes"].shape == [3, 100, 4]
+    for row, image in enumerate(images):
+        alone = detect(image)
+        count = alone["num_detections"]
+        assert together["num_detections"][row] == count == 20
+        for name in ("boxes", "classes", "scores"):
+            np.testing.assert_allclose(together[name][row, :count], alone[name], atol=1e-4)
+            assert not together[name][row, count:].numpy().any()
+
+
+def test_an_export_that_takes_one_image_is_served_too(tmp_path):
+    """As earlier versions wrote them."""
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="image_bytes")])
+    def detect_one(image_bytes):
+        score = tf.cast(tf.strings.length(image_bytes), tf.float32) / 10
+        return {
+            "boxes": tf.constant([[1.0, 2.0, 3.0, 4.0]]),
+            "classes": tf.constant([7]),
+            "scores": score[tf.newaxis],
+            "num_detections": tf.constant(1),
+        }
+
+    tf.saved_model.save(module, str(tmp_path / "1"), {"serving_default": detect_one})
+    boxes, classes, scores = detect_above(load_detector(tmp_path), b"five.", 0.1)
+    np.testing.assert_allclose(scores, [0.5])
+    assert boxes.tolist() == [[1, 2, 3, 4]] and classes.tolist() == [7]
+
+
+def test_a_photograph_is_turned_as_it_was_held(pixels, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # held so that it has to be turned clockwise
+    path = tmp_path / "phone.png"
+    Image.fromarray(pixels).save(path, exif=exif)
+    expected = np.rot90(pixels, -1)
+    picture, upright = open_upright(path)
+    np.testing.assert_array_equal(np.asarray(picture), expected)
+    np.testing.assert_array_equal(tf.io.decode_image(upright), expected)
+    path.write_bytes(encoded(pixels))
+    assert open_upright(path)[1] == encoded(pixels)
+
+
+@pytest.mark.slow
+def test_a_folder_of_photographs(export, detect, pixels, tmp_path, run_tool):
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(pixels).save(folder / "held.JPG", exif=exif)
+    (folder / "plain.png").write_bytes(encoded(pixels))
+    (folder / "damaged.jpg").write_bytes(encoded(pixels)[:200])
+    (folder / "notes.txt").write_text("no picture")
+    code, stdout, stderr = run_tool(
+        "detect", f"--export_dir={export}", f"--image={folder}", "--min_score=0"
+    )
+    assert code == 1 and len(stderr.splitlines()) == 1 and "damaged.jpg cannot be" in stderr
+    drawings = tmp_path / "phone-boxes"
+    assert {path.name for path in drawings.iterdir()} == {"held.JPG.png", "plain.png.png"}
+    with Image.open(drawings / "held.JPG.png") as drawing:
+        assert drawing.size == (HEIGHT * 3, WIDTH * 3)  # upright, and enlarged for the labels
+    found = detect(open_upright(folder / "held.JPG")[1])["boxes"][0]
+    first = stdout.splitlines()[0].split("tvmonitor")[1]
+    assert first.split() == ", ".join(f"{side:.0f}" for side in found).split()
+
+
+@pytest.mark.slow
+def test_the_old_export_stays_where_the_new_one_cannot_be_moved(export, tmp_path, monkeypatch):
+    target = tmp_path / "export" / "1"
+    shutil.copytree(export, target.parent)
+    before = (target / "saved_model.pb").read_bytes()
+    move = os.replace
+
+    def replace(source, destination):
+        if destination == target and source.name == "1":
+            raise OSError(28, "No space left on device")
+        move(source, destination)
+
+    model, config = build()
+    monkeypatch.setattr("os.replace", replace)
+    with pytest.raises(ExportError, match="No space left"):
+        export_detector(model, config, target.parent, encoded(np.zeros([8, 8, 3], np.uint8)))
+    assert [path.name for path in target.parent.iterdir()] == ["1"]
+    assert (target / "saved_model.pb").read_bytes() == before
 
 
 def test_a_line_of_a_picture_is_not_enlarged_beyond_measure():

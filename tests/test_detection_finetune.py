@@ -1,5 +1,6 @@
 """Whole fine-tunings, on pictures made here."""
 
+import dataclasses
 import json
 import signal
 import time
@@ -13,7 +14,7 @@ from detection import output_directory
 from detection.export import load_detector
 from detection.finetune import Places, finetune
 from detection.records import convert
-from detection.settings import Settings
+from detection.settings import Settings, Start
 from detection.voc import VOC_CLASSES, VOCError
 from la_tf.run_directory import RunError
 
@@ -222,6 +223,26 @@ def test_a_foreign_or_used_directory_is_refused(tmp_path):
         output_directory.claim(used, {"settings": {"steps": 9}})
         with pytest.raises(RunError, match="steps was 9, now 8"):
             output_directory.claim(used, {"settings": {"steps": 8}})
+
+
+def test_what_another_version_began_is_not_gone_on_with(voc_dir, tmp_path):
+    """Half a training with other crops and proposals, and half with these, would be neither."""
+    settings = Settings(short_side=64, long_side=96, steps=8)
+    start = Start("random", "resnet18", 224, 0, "untrained")
+    stored = {"start": dataclasses.asdict(start), "settings": dataclasses.asdict(settings)}
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "checkpoint").touch()
+    (tmp_path / "settings.json").write_text(json.dumps(stored))
+    places = Places(str(voc_dir), tmp_path, tmp_path, "random", network="resnet18")
+    with pytest.raises(RunError, match="the version of the detector was None, now"):
+        finetune(settings, dataclasses.replace(places, strategy="one_device"))
+
+
+def test_splits_with_a_common_image_are_refused(voc_dir, tmp_path):
+    places = Places(str(voc_dir), tmp_path, tmp_path, "random", network="resnet18")
+    with pytest.raises(VOCError, match="2 of the images of --test_split=test are in"):
+        finetune(Settings(train_split="test"), dataclasses.replace(places, strategy="one_device"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_checkpoints_that_are_gone_or_damaged(tmp_path):

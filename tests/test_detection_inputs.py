@@ -1,5 +1,6 @@
 import io
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from detection.config import DataConfig, DetectionTask, DetectorModel, Parser, c
 from detection.inputs import make_dataset, scale_picture, shuffled
 from detection.records import RecordError, Records, encode
 from detection.voc import VOCImage
+from la_tf.errors import first_line
 
 NUM_PICTURES = 5
 WIDTH, HEIGHT = 60, 40
@@ -185,3 +187,17 @@ def test_a_shard_cut_short_is_refused(records, tmp_path):
         Records(str(tmp_path / "images-*.tfrecord"))
     with pytest.raises(RecordError, match="there are no "):
         Records(str(tmp_path / "other-*"))
+
+
+def test_a_damaged_record_is_named_and_the_others_are_read(records, task, tmp_path):
+    """One bit of a picture's bytes, which a decoder might pass over."""
+    whole = bytearray(pathlib.Path(next(iter(tf.io.gfile.glob(records)))).read_bytes())
+    whole[len(whole) // 2] ^= 1
+    (tmp_path / "images-00000.tfrecord").write_bytes(whole)
+    source = Records(str(tmp_path / "images-*.tfrecord"))
+    assert source.read(0) == record(1) and source.read(2) == record(3)
+    with pytest.raises(RecordError, match=r"images-00000\.tfrecord is damaged at byte \d+: remove"):
+        source.read(1)
+    with pytest.raises(tf.errors.OpError) as caught:
+        take(task, config_of(str(tmp_path / "images-*"), is_training=False), 3)
+    assert re.search(r"images-00000\.tfrecord is damaged at byte", first_line(caught.value))

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from detection.anchors import anchor_grid
 from detection.backbones import BackboneError
+from detection.heads import FullyConnectedHead
 from detection.initialize import take_weights
 from detection.settings import Settings, Start, crop_size, make_experiment
 from detection.task import VOCDetectionTask
@@ -42,6 +44,12 @@ def alexnet(trained):
     """A detector with trained weights, and the account of them."""
     detector = build("alexnet")
     return detector, take_weights(detector, trained("alexnet"))
+
+
+@pytest.fixture(scope="module")
+def resnet18():
+    """A detector with fresh weights."""
+    return build("resnet18")
 
 
 def test_only_the_map_at_stride_16_is_to_be_seen(alexnet):
@@ -159,6 +167,59 @@ def test_a_step_moves_what_is_fine_tuned_and_nothing_else(network):
     assert len(moved) == len(detector.trainable_variables)
 
 
+@pytest.mark.parametrize("network", ["alexnet", "resnet18"])
+def test_no_gradient_needs_what_determinism_refuses_on_gpus(network, alexnet, resnet18):
+    """TensorFlow has no deterministic GPU kernel for the gradient of fused, frozen batch norm."""
+    detector = {"alexnet": alexnet[0], "resnet18": resnet18}[network]
+
+    @tf.function
+    def step(images, anchors, boxes, classes):
+        with tf.GradientTape() as tape:
+            outputs = detector(
+                images,
+                image_shape=tf.constant([[CANVAS, CANVAS]], tf.float32),
+                anchor_boxes={"4": anchors},
+                gt_boxes=boxes,
+                gt_classes=classes,
+                training=True,
+            )
+            ends = (outputs["rpn_scores"]["4"], outputs["rpn_boxes"]["4"])
+            ends += (outputs["class_outputs"], outputs["box_outputs"])
+            loss = tf.add_n([tf.reduce_sum(end) for end in ends])
+        return tape.gradient(loss, detector.trainable_variables)
+
+    rows = CANVAS // 16
+    graph = step.get_concrete_function(
+        tf.TensorSpec([1, CANVAS, CANVAS, 3]),
+        tf.TensorSpec([1, rows, rows, 36]),
+        tf.TensorSpec([1, 3, 4]),
+        tf.TensorSpec([1, 3], tf.int32),
+    ).graph.as_graph_def()
+    operations = {node.op for node in graph.node}
+    operations |= {node.op for function in graph.library.function for node in function.node_def}
+    assert "Conv2DBackpropFilter" in operations  # the gradients are there
+    assert not [op for op in operations if op.startswith("FusedBatchNormGrad")]
+
+
+def test_frozen_batch_norm_is_a_scale_and_an_offset_in_training_too(resnet18):
+    norms = [
+        layer
+        for layer in resnet18.submodules
+        if isinstance(layer, tf.keras.layers.BatchNormalization)
+    ]
+    assert len(norms) == 22  # 21 of ResNet-18, one of the region proposals
+    random = np.random.default_rng(0)
+    for norm in norms:
+        shape = norm.gamma.shape
+        gamma, beta, mean = random.normal(size=(3, *shape)).astype(np.float32)
+        variance = random.uniform(0.1, 2, shape).astype(np.float32)
+        norm.set_weights([gamma, beta, mean, variance])
+        x = random.normal(size=(2, 3, 3, *shape)).astype(np.float32)
+        expected = gamma * (x - mean) / np.sqrt(variance + norm.epsilon) + beta
+        np.testing.assert_allclose(norm(x, training=True), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(norm.moving_mean, mean)
+
+
 def test_vgg16_keeps_its_first_two_blocks():
     config = experiment("vgg16")
     config.task.model.detection_head.fc_dims = 8  # instead of half a gigabyte
@@ -216,8 +277,69 @@ def test_what_cannot_be_a_backbone_is_refused(network, image_size, reason):
         crop_size(network, image_size)
 
 
-def test_weight_decay_pulls_on_kernels_by_lambda_and_not_on_biases():
-    model = build("resnet18")
+@pytest.mark.parametrize(("network", "rate"), [("alexnet", 2), ("vgg16", 2), ("resnet18", 1)])
+def test_biases_learn_twice_as_fast_with_fc6_and_fc7(network, rate):
+    config = experiment(network)
+    optimizer = VOCDetectionTask(config.task).create_optimizer(config.trainer.optimizer_config)
+    kernel, bias = (tf.Variable([1.0], name=f"fc6/{kind}") for kind in ("kernel", "bias"))
+    optimizer.apply_gradients([(tf.constant([1.0]), kernel), (tf.constant([1.0]), bias)])
+    np.testing.assert_allclose([1 - kernel, 1 - bias], [[1e-3], [rate * 1e-3]], rtol=1e-4)
+
+
+def test_the_outputs_of_the_region_proposals_start_as_the_references(resnet18):
+    layers = {layer.name: layer for layer in resnet18.rpn_head.submodules}
+    for name in ("rpn-scores", "rpn-boxes"):
+        assert np.std(layers[name].kernel) == pytest.approx(0.01, rel=0.1)  # of 4,608 and more
+        assert not layers[name].bias.numpy().any()
+
+
+def test_dropout_goes_on_after_a_restart_and_is_none_in_evaluation(tmp_path):
+    def make(seed):
+        head = FullyConnectedHead(seed, num_classes=3, num_fcs=2, fc_dims=50)
+        head(crops)  # makes its variables
+        for layer in head.submodules:
+            if isinstance(layer, tf.keras.layers.BatchNormalization):
+                layer.trainable = False
+        return head
+
+    crops = tf.ones([1, 4, 2, 2, 8])
+    head = make(seed=0)
+    first, second = (head(crops, training=True)[0] for _ in range(2))
+    assert (first != second).numpy().any()
+    evaluated = head(crops, training=False)[0]
+    np.testing.assert_array_equal(evaluated, head(crops)[0])
+    # The same region four times, and of each other units are left out.
+    np.testing.assert_allclose(evaluated[0], tf.repeat(evaluated[0, :1], 4, axis=0), rtol=1e-5)
+    assert len({tuple(row) for row in first[0].numpy()}) == 4
+
+    killed = make(seed=0)
+    killed.set_weights(head.get_weights())
+    np.testing.assert_array_equal(killed(crops, training=True)[0], first)
+    saved = tf.train.Checkpoint(head=killed).save(str(tmp_path / "checkpoint"))
+    resumed = make(seed=123)
+    tf.train.Checkpoint(head=resumed).restore(saved).assert_consumed()
+    np.testing.assert_array_equal(resumed(crops, training=True)[0], second)
+
+
+def test_dropout_reaches_the_head_of_a_detector_that_trains(alexnet):
+    """Model Garden does not hand `training` on."""
+    detector, _ = alexnet
+    inputs = {
+        "image_shape": tf.constant([[CANVAS, CANVAS]], tf.float32),
+        "anchor_boxes": {"4": anchor_grid(CANVAS, 24)["4"][tf.newaxis]},
+    }
+    images = tf.ones([1, CANVAS, CANVAS, 3])
+    (head,) = detector.detection_head
+    state = head._generator.state.numpy()
+    detector(images, training=False, **inputs)
+    np.testing.assert_array_equal(head._generator.state, state)
+    gt = {"gt_boxes": tf.constant([[[16.0, 16, 56, 56]]]), "gt_classes": tf.constant([[3]])}
+    detector(images, training=True, **inputs, **gt)
+    assert (head._generator.state.numpy() != state).any()
+
+
+def test_weight_decay_pulls_on_kernels_by_lambda_and_not_on_biases(resnet18):
+    model = resnet18
     with tf.GradientTape() as tape:
         penalty = tf.add_n(model.losses)
     gradients = tape.gradient(penalty, model.trainable_variables)

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from official.vision.modeling.layers.roi_generator import MultilevelROIGenerator
 
 from detection.anchors import anchor_grid
 from detection.config import la_fasterrcnn_voc
 from detection.heads import DetectionGenerator
+from detection.regions import ROIGenerator
 from detection.sampling import RoISampler
 
 OBJECT = [10.0, 10.0, 50.0, 50.0]
@@ -64,23 +64,33 @@ def test_a_picture_without_an_object_is_background_all_over():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_padding_of_the_canvas_has_no_proposals(training):
-    """Its anchors are never trained: here they are surest of all."""
-    anchors = anchor_grid(512, base_size=64)
+    """Its anchors are never trained: here they are surest of all, and more than top-k takes.
+
+    Many of them reach into the picture.
+    """
+    side, most = 256, 300
+    anchors = anchor_grid(512, base_size=64)["4"]
     scores = np.full((1, 32, 32, 9), 8.0, np.float32)  # the padding
     inside = np.random.default_rng(0).normal(size=(16, 16, 9))
     scores[0, :16, :16] = inside
-    generator = MultilevelROIGenerator(**la_fasterrcnn_voc().task.model.roi_generator.as_dict())
+    options = la_fasterrcnn_voc().task.model.roi_generator.as_dict()
+    options |= dict.fromkeys(("pre_nms_top_k", "test_pre_nms_top_k", "num_proposals"), most)
+    generator = ROIGenerator(**options)
     proposals, found = generator(
         {"4": tf.zeros([1, 32, 32, 36])},
         {"4": tf.constant(scores)},
-        {"4": anchors["4"][tf.newaxis]},
-        tf.constant([[256.0, 256.0]]),
+        {"4": anchors[tf.newaxis]},
+        tf.constant([[side, side]], tf.float32),
         training=training,
     )
     proposals, found = proposals[0].numpy(), found[0].numpy()
     real = found > 0
-    assert real.sum() > 30
-    assert (proposals[real, 2:] > proposals[real, :2]).all()
+    boxes = np.clip(anchors.numpy()[:16, :16].reshape(-1, 4), 0, side)
+    surest = np.argsort(-inside.reshape(-1))[:most]
+    allowed = {tuple(np.round(box).astype(int)) for box in boxes[surest]}
+    proposed = [tuple(np.round(box).astype(int)) for box in proposals[real]]
+    assert proposed[0] == tuple(np.round(boxes[surest[0]]).astype(int))
+    assert len(proposed) > 30 and set(proposed) <= allowed
     assert not proposals[~real].any()
 
 

@@ -12,7 +12,15 @@ from official.vision.dataloaders.tf_example_decoder import TfExampleDecoder
 from PIL import Image
 
 from detection.records import convert, encode
-from detection.voc import VOC_CLASSES, VOCError, VOCImage, id_of, number_of, read_split
+from detection.voc import (
+    VOC_CLASSES,
+    VOCError,
+    VOCImage,
+    id_of,
+    number_of,
+    read_split,
+    require_disjoint,
+)
 
 # id -> width, height, objects of (name, box, difficult, truncated).
 PICTURES = {
@@ -196,6 +204,20 @@ def test_splits_that_cannot_be_used(voc, split, content, message):
         (voc / "ImageSets" / "Main" / f"{split}.txt").write_text(content)
     with pytest.raises(VOCError, match=message):
         read_split(voc, split)
+
+
+def test_what_is_trained_on_is_not_evaluated_on(voc):
+    lists = voc / "ImageSets" / "Main"
+    lists.joinpath("test.txt").write_text("000001\n000002\n")
+    require_disjoint(voc, "trainval", "test")
+    for split in ("trainval", "mine"):
+        lists.joinpath("mine.txt").write_text("000001\n000054\n000045\n")
+        count, first = (3, "000045") if split == "trainval" else (2, "000054")
+        with pytest.raises(
+            VOCError, match=f"{count} of .* --test_split={split} are in --train_split=trainval too"
+        ) as caught:
+            require_disjoint(voc, "trainval", split)
+        assert f"{first} for example" in str(caught.value)
 
 
 def test_every_real_annotation_is_read(real_voc):

@@ -1,6 +1,6 @@
-"""Finds objects in a picture with a fine-tuned detector, and draws their boxes.
+"""Finds objects in pictures with a fine-tuned detector, and draws their boxes.
 
-python tools/detect.py --export_dir=RUN/voc07/export --image=FILE --output=FILE
+python tools/detect.py --export_dir=RUN/voc07/export --image=FILE_OR_FOLDER --output=FILE_OR_FOLDER
 """
 
 import pathlib
@@ -16,45 +16,80 @@ quiet.quiet()
 _EXPORT_DIR = flags.DEFINE_string(
     "export_dir", None, "A SavedModel of tools/finetune_voc.py.", required=True
 )
-_IMAGE = flags.DEFINE_string("image", None, "A JPEG or PNG picture.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "The drawing; default IMAGE-boxes.png.")
+_IMAGE = flags.DEFINE_string("image", None, "A JPEG or PNG picture, or a folder.", required=True)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "The drawing, or the folder of drawings; default IMAGE-boxes."
+)
 _MIN_SCORE = flags.DEFINE_float(
     "min_score", 0.5, "Of the objects that are shown.", lower_bound=0, upper_bound=1
 )
 
 
 def main() -> None:
-    """Prints the objects, the most certain first, and writes the drawing."""
+    """Prints the objects of each picture, the most certain first, and writes the drawings."""
     command_line.parse(sys.argv, __doc__)
     image = pathlib.Path(_IMAGE.value).expanduser()
-    output = pathlib.Path(_OUTPUT.value or f"{image.with_suffix('')}-boxes.png").expanduser()
+    default = f"{image}-boxes" if image.is_dir() else f"{image.with_suffix('')}-boxes.png"
+    output = pathlib.Path(_OUTPUT.value or default).expanduser()
     if output.resolve() == image.resolve():
-        command_line.fail("--output is the picture itself: name another file.")
-    from PIL import Image
+        command_line.fail("--output is --image itself: give it another name.")
+    from detection.photographs import open_upright
 
-    try:
-        picture = Image.open(image)
-        encoded = image.read_bytes()
-    except (OSError, Image.DecompressionBombError) as error:
-        command_line.fail(f"{image} cannot be read: {getattr(error, 'strerror', None) or error}.")
+    if not image.is_dir():
+        try:
+            open_upright(image)
+        except ValueError as error:
+            command_line.fail(str(error))
     # TensorFlow takes seconds to import: only once the picture is known to be one.
-    from detection.drawing import draw_boxes
-    from detection.export import detect_above, load_detector
-    from detection.voc import VOC_CLASSES
+    from detection.export import load_detector
     from la_tf.export import ExportError
 
+    drawings = _drawings(image, output) if image.is_dir() else {image: output}
     try:
         detect = load_detector(pathlib.Path(_EXPORT_DIR.value).expanduser())
-        boxes, classes, scores = detect_above(detect, encoded, _MIN_SCORE.value)
-        drawing = draw_boxes(picture, boxes, classes, scores)
     except ExportError as error:
         command_line.fail(str(error))
+    problems = []
+    for path, drawing in drawings.items():
+        try:
+            _show_objects(detect, path, drawing)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        command_line.fail("\n".join(problems))
+
+
+def _drawings(folder: pathlib.Path, output: pathlib.Path) -> dict[pathlib.Path, pathlib.Path]:
+    """The pictures of a folder, and where the drawing of each goes."""
+    from la_tf.data.folder import EXTENSIONS
+
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+    if not paths:
+        command_line.fail(f"{folder} holds no picture ({' '.join(EXTENSIONS)} were looked for).")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        command_line.fail(f"{output} cannot be made: {error.strerror}.")
+    return {path: output / f"{path.name}.png" for path in paths}
+
+
+def _show_objects(detect, path: pathlib.Path, output: pathlib.Path) -> None:
+    """One picture; raises a ValueError with a sentence where it cannot be used."""
+    from detection.drawing import draw_boxes
+    from detection.export import detect_above
+    from detection.photographs import open_upright
+    from detection.voc import VOC_CLASSES
+
+    picture, encoded = open_upright(path)
+    try:
+        boxes, classes, scores = detect_above(detect, encoded, _MIN_SCORE.value)
+        drawing = draw_boxes(picture, boxes, classes, scores)
     except (OSError, ValueError) as error:
-        command_line.fail(f"{image} cannot be used: {error}.")
+        raise ValueError(f"{path} cannot be used: {error}.") from error
     try:
         drawing.save(output)
     except (OSError, ValueError) as error:
-        command_line.fail(f"{output} cannot be written: {error}.")
+        raise ValueError(f"{output} cannot be written: {error}.") from error
     for box, label, score in zip(boxes, classes, scores, strict=True):
         place = ", ".join(f"{side:.0f}" for side in box)
         print(f"{score:.2f}  {VOC_CLASSES[label - 1]:12}  {place}")

@@ -12,9 +12,11 @@ import dataclasses
 import json
 import os
 import struct
+from typing import BinaryIO
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.lib.io import tf_record
 
 from la_tf.data.base import ENDS_BYTES, DataError, Source
 
@@ -156,6 +158,41 @@ class RecordSource(Source):
         return data
 
 
+def starts_of_records(shard: str) -> list[int]:
+    """Where each record of a shard begins, in bytes, found from header to header.
+
+    Raises:
+      DataError: the shard ends within a record.
+      OSError: it cannot be read.
+    """
+    size, position, starts = os.path.getsize(shard), 0, []
+    with open(shard, "rb", buffering=0) as file:
+        while position < size:
+            starts.append(position)
+            position += _size_at(file, position)
+    if position != size:
+        raise DataError(f"{shard} is cut short")
+    return starts
+
+
+def read_record(shard: str, start: int) -> bytes:
+    """The data of the record that begins there, compared with both checksums.
+
+    Raises:
+      DataError: it is damaged.
+    """
+    try:
+        return tf_record.tf_record_random_reader(shard).read(start)[0]
+    except (IndexError, tf.errors.OpError) as error:
+        raise DataError(f"{shard} is damaged at byte {start}") from error
+
+
+def _size_at(file: BinaryIO, start: int) -> int:
+    """Bytes of the record that begins there with its checksums; past any end where it is cut."""
+    header = os.pread(file.fileno(), 8, start)
+    return (struct.unpack("<Q", header)[0] if len(header) == 8 else 2**64) + _HEADER + _FOOTER
+
+
 def _compare_with_shards(shards: list[str], counts: list[int], lengths: np.ndarray) -> None:
     """Sizes of all shards, and the header of the first and the last record of each."""
     first = 0
@@ -173,8 +210,7 @@ def _compare_with_shards(shards: list[str], counts: list[int], lengths: np.ndarr
             )
         with open(shard, "rb", buffering=0) as file:
             for size, start in ((sizes[:1], 0), (sizes[-1:], expected - sizes[-1:].sum())):
-                header = os.pread(file.fileno(), 8, int(start))
-                if size.size and struct.unpack("<Q", header)[0] != size[0] - _HEADER - _FOOTER:
+                if size.size and _size_at(file, int(start)) != size[0]:
                     raise DataError(
                         f"the shard {shard} is not the one its index describes: restore it or "
                         "write the records again."

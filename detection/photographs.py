@@ -1,0 +1,32 @@
+"""Photographs as they are looked at: cameras store how one was held beside its pixels."""
+
+import io
+import pathlib
+
+from PIL import ExifTags, Image, ImageOps
+
+
+def open_upright(path: pathlib.Path) -> tuple[Image.Image, bytes]:
+    """Reads a picture and turns it as its EXIF orientation says.
+
+    Args:
+      path: of a JPEG or PNG picture.
+
+    Returns:
+      (the picture, its encoded bytes): those of the file, or where it had to be turned a PNG's.
+
+    Raises:
+      ValueError: it cannot be read; the message is a sentence with its path.
+    """
+    try:
+        encoded = path.read_bytes()
+        picture = Image.open(io.BytesIO(encoded))
+        if picture.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return picture, encoded
+        upright = ImageOps.exif_transpose(picture).convert("RGB")
+    except (OSError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path} cannot be read: {reason}.") from error
+    file = io.BytesIO()
+    upright.save(file, "PNG", compress_level=1)  # at once read again
+    return upright, file.getvalue()
