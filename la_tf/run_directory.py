@@ -145,6 +145,7 @@ class RunDirectory:
         Raises:
           RunError: the directory cannot be written, is in use, holds something else, or holds a
             run of another configuration; the message names the difference.
+          ConfigError: it holds a run with an option that was removed since.
         """
         self.path = pathlib.Path(path)
         config_file = self.path / "config.json"
@@ -180,6 +181,7 @@ class RunDirectory:
 
     def _require_same(self, config_file: pathlib.Path, description: Record) -> None:
         stored = _read_json(config_file)
+        config_lib.require_without_removed(stored["config"])
         differences = [
             f"{name} was {before}, now {now}"
             for name, before, now in _differences(stored, description)
