@@ -103,8 +103,8 @@ def require_replicas(config: Config, count: int, num_examples: int) -> None:
             "batch."
         )
     if (block or images) * num_examples > MAX_SIMILARITIES:
-        fitting = MAX_SIMILARITIES // num_examples
-        largest = max(size for size in range(1, fitting + 1) if images % size == 0)
+        fitting = range(1, 1 + max(1, MAX_SIMILARITIES // num_examples))
+        largest = max(size for size in fitting if images % size == 0)
         raise ConfigError(
             f"the similarities of {block or images} images to {num_examples} are more than the "
             f"2^31 that TensorFlow can count on a GPU: give --block_size={largest} or less."

@@ -76,15 +76,13 @@ def test_what_cannot_be_clustered_says_so(unit_rows):
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 5])
 def test_clusterings_that_are_shared_out_are_those_of_one(unit_rows, workers):
-    points, alone = unit_rows(300, 8), clustering.cluster(unit_rows(300, 8), 10, 4, seed=3)
-    together = np.full_like(alone, -1)
+    points, together = unit_rows(300, 8), {}
     for worker in range(workers):
         mine = range(worker, 4, workers)
-        for number, run in zip(
-            mine, clustering.run_clusterings(points, 10, 4, 3, numbers=mine), strict=True
-        ):
-            together[number] = run.labels
-    np.testing.assert_array_equal(together, alone)
+        runs = clustering.run_clusterings(points, 10, 4, 3, numbers=mine)
+        together |= dict(zip(mine, runs, strict=True))
+    for number, run in enumerate(clustering.run_clusterings(points, 10, 4, 3)):
+        np.testing.assert_array_equal(together[number].labels, run.labels)
 
 
 @pytest.mark.parametrize("gpus", [[99], [98, 99, 97]])
