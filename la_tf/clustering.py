@@ -168,9 +168,7 @@ def _made_on_gpus(
 
     # A thread a GPU: its memory is not made for two of them.
     with ThreadPoolExecutor(max(1, len(gpus))) as pool:
-        working = [
-            pool.submit(work, gpu, numbers[i :: len(gpus)]) for i, gpu in enumerate(gpus)
-        ]
+        working = [pool.submit(work, gpu, numbers[i :: len(gpus)]) for i, gpu in enumerate(gpus)]
     for gpu, work_of_gpu in zip(gpus, working, strict=True):
         try:
             work_of_gpu.result()

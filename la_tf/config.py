@@ -225,7 +225,7 @@ class Config:
     run: RunConfig = RunConfig()
 
 
-# (section, option): the value with which a run stored by an earlier version is what it would be now.
+# (section, option): the value with which a run that an earlier version stored is still the same.
 REMOVED_OPTIONS = {("clustering", "cluster_in_background"): False}
 
 

@@ -2,7 +2,6 @@
 
 import math
 import signal
-import threading
 import types
 
 import numpy as np

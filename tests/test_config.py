@@ -95,5 +95,5 @@ def test_a_stored_option_that_was_removed_is_passed_over_where_it_was_not_in_use
     stored["clustering"]["cluster_in_background"] = False
     assert config_lib.from_dict(stored) == Config()
     stored["clustering"]["cluster_in_background"] = True
-    with pytest.raises(ConfigError, match="--cluster_in_background=True .* no longer has"):
+    with pytest.raises(ConfigError, match=r"--cluster_in_background=True .* no longer has"):
         config_lib.from_dict(stored)

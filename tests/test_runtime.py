@@ -62,7 +62,9 @@ def test_similarities_that_int32_counts_are_trained_and_one_more_image_is_refuse
         runtime.require_replicas(of_batch(batch, block), replicas, size + 1)
 
 
-@pytest.mark.parametrize("batch,size,fitting", [(128, 2**24, 64), (100, 2**25, 50), (128, 10**8, 16)])
+@pytest.mark.parametrize(
+    "batch,size,fitting", [(128, 2**24, 64), (100, 2**25, 50), (128, 10**8, 16)]
+)
 def test_the_block_size_that_is_asked_for_is_the_largest_that_goes(batch, size, fitting):
     with pytest.raises(ConfigError, match=f"--block_size={fitting} or less"):
         runtime.require_replicas(of_batch(batch), 1, size)
