@@ -176,10 +176,3 @@ def _made_on_gpus(
             reason = first_line(error).rpartition("Error: ")[2]
             say(f"k-means failed on GPU {gpu} ({reason}): clustering on the CPU instead.")
     return made
-
-
-def cluster(vectors: np.ndarray, num_clusters: int, num_clusterings: int, seed: int) -> np.ndarray:
-    """The labels of H clusterings, [H, N] int32: what `close_neighbors` takes."""
-    return np.stack(
-        [c.labels for c in run_clusterings(vectors, num_clusters, num_clusterings, seed)]
-    )

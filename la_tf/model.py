@@ -25,7 +25,9 @@ class LocalAggregation(tf.keras.Model):
     Attributes:
       network: images [B, S, S, 3] -> unit embeddings [B, D].
       bank: the `MemoryBank` of all N training images.
-      cluster_labels: [H, N] int32 variable; -1 until the first clustering.
+      cluster_labels: [N, H] variable of whole numbers, exact up to 2**24; -1 until the first
+        clustering. float32, since TensorFlow keeps int32 variables on the host and would copy all
+        of them to the GPU in every step.
       seconds_waiting: time that `fit` has spent waiting for data so far.
     """
 
@@ -63,7 +65,7 @@ class LocalAggregation(tf.keras.Model):
         self.seconds_waiting = 0.0
         self.bank = MemoryBank(num_examples, network.output_shape[-1], objective.mix, seed)
         self.cluster_labels = tf.Variable(
-            lambda: tf.fill([num_clusterings, num_examples], -1),
+            lambda: tf.fill([num_examples, num_clusterings], -1.0),
             trainable=False,
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
             name="cluster_labels",
@@ -151,7 +153,7 @@ class LocalAggregation(tf.keras.Model):
             noise = tf.random.stateless_uniform(
                 [self.objective.nce_negatives],
                 seed=tf.stack([tf.constant(self.seed, tf.int64), self.optimizer.iterations]),
-                maxval=self.cluster_labels.shape[1],
+                maxval=self.cluster_labels.shape[0],
                 dtype=tf.int32,
             )
             losses = noise_contrastive_loss(embeddings, indices, noise, bank, self.objective.tau)
@@ -163,9 +165,9 @@ class LocalAggregation(tf.keras.Model):
 
     def _local_aggregation(self, indices, embeddings, bank):
         """Eq. 3: ([B] losses, [B] 1 where C and B are disjoint, [B] share of B that is in C)."""
-        tf.debugging.assert_non_negative(
-            self.cluster_labels[:, :1],
-            "Local Aggregation has no clusters yet: add ClusteringCallback to fit's callbacks.",
+        tf.debugging.Assert(
+            self.cluster_labels[0, 0] >= 0.0,
+            ["Local Aggregation has no clusters yet: add ClusteringCallback to fit's callbacks."],
         )
         similarities, background = nearest_rows(
             embeddings, bank, self.objective.k, self.block_size

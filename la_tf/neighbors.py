@@ -1,7 +1,5 @@
 """The two kinds of neighbours of section 3.1: background B_i and close C_i."""
 
-import functools
-
 import tensorflow as tf
 
 from la_tf.blocks import map_blocks
@@ -11,49 +9,32 @@ from la_tf.selection import largest_of_parts, split_at
 _DENSE = 16
 
 
-def background_neighbors(
+def nearest_rows(
     embeddings: tf.Tensor, bank: tf.Tensor, k: int, block_size: int = 0
-) -> tf.Tensor:
+) -> tuple[tf.Tensor, tf.Tensor]:
     """B_i of section 3.1: the k bank rows nearest to each embedding by cosine.
 
     An embedding's own row is neither added nor left out, as in the official code.
 
-    Args:
-      embeddings: [B, D] unit rows.
-      bank: [N, D] unit rows.
-      k: how many, at most N.
-      block_size: embeddings to compare with the bank at once, see `map_blocks`; 0 is all.
-
-    Returns:
-      [B, k] int32 row numbers, in no particular order. Ties at the k-th place are broken towards
-      the lower row number.
-    """
-    return nearest_rows(embeddings, bank, k, block_size)[1]
-
-
-def nearest_rows(
-    embeddings: tf.Tensor, bank: tf.Tensor, k: int, block_size: int = 0
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """`background_neighbors` with their similarities, through which gradients reach the embeddings.
-
-    Only the k rows carry gradient. The derivative of the product would multiply all N again, most
-    of them by zero.
+    Gradients reach the embeddings through the similarities, and only the k rows carry them: the
+    derivative of the product would multiply all N again, most of them by zero.
 
     Args:
       embeddings: [B, D] unit rows.
       bank: [N, D] unit rows, taken as constant.
       k: how many, at most N.
-      block_size: as there.
+      block_size: embeddings to compare with the bank at once, see `map_blocks`; 0 is all.
 
     Returns:
-      similarities [B, k] and row numbers [B, k] int32.
+      Similarities [B, k] and row numbers [B, k] int64, in no particular order. Ties at the k-th
+      place are broken towards the lower row number.
     """
     bank = tf.convert_to_tensor(bank)
 
     @tf.custom_gradient
     def nearest(embeddings: tf.Tensor):
         similarities, rows = map_blocks(
-            lambda block: _nearest(block, bank, k), embeddings, block_size, (tf.float32, tf.int32)
+            lambda block: _nearest(block, bank, k), embeddings, block_size, (tf.float32, tf.int64)
         )
 
         def gradient(of_similarities, _):
@@ -87,7 +68,7 @@ def weighted_rows(weights: tf.Tensor, bank: tf.Tensor, rows: tf.Tensor) -> tf.Te
     if tf.config.list_logical_devices("GPU"):
         return tf.einsum("bk,bkd->bd", weights, tf.gather(bank, rows))
     if size < _DENSE * k:
-        batch = tf.shape(rows)[0]
+        batch = tf.shape(rows, tf.int64)[0]
         cells = rows + tf.range(batch)[:, tf.newaxis] * size  # [B, k] of [B * N]
         dense = tf.math.unsorted_segment_sum(weights, cells, batch * size)
         return tf.matmul(tf.reshape(dense, [batch, size]), bank)
@@ -110,20 +91,13 @@ def close_neighbors(
     ever enters Eq. 3, so the whole union is never formed.
 
     Args:
-      cluster_labels: [H, N] label of every example in every clustering; H is known.
+      cluster_labels: [N, H] label of every example in every clustering.
       indices: [B] the examples i.
       candidates: [B, k] row numbers, usually B_i.
 
     Returns:
       [B, k] bool.
     """
-    num_clusterings, size = cluster_labels.shape
-    labels = tf.reshape(cluster_labels, [-1])
-
-    def close_in(clustering: int) -> tf.Tensor:
-        theirs = tf.gather(labels, candidates + clustering * size)
-        own = tf.gather(labels, indices + clustering * size)
-        return tf.equal(theirs, own[:, tf.newaxis])
-
-    # One clustering after the other: the labels of one fit into the cache.
-    return functools.reduce(tf.logical_or, map(close_in, range(num_clusterings)))
+    theirs = tf.gather(cluster_labels, candidates)  # [B, k, H]
+    own = tf.gather(cluster_labels, indices)  # [B, H]
+    return tf.reduce_any(tf.equal(theirs, own[:, tf.newaxis]), axis=2)

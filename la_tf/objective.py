@@ -12,17 +12,19 @@ from la_tf.blocks import map_blocks
 _TINY = 2.0**-126  # the least normal float32
 
 
-def instance_log_prob(similarities: tf.Tensor, tau: float) -> tf.Tensor:
-    """Eq. 1: log P(i | v) for every example i, a log-softmax over the bank.
+def instance_prob(embeddings: tf.Tensor, bank: tf.Tensor, tau: float) -> tf.Tensor:
+    """Eq. 1: P(i | v) for every example i, a softmax over the bank.
 
     Args:
-      similarities: [B, N] dot products of embeddings and bank rows.
+      embeddings: [B, D] unit rows, the v.
+      bank: [N, D] unit rows.
       tau: temperature.
 
     Returns:
-      [B, N] log-probabilities.
+      [B, N] probabilities.
     """
-    return tf.nn.log_softmax(similarities / tau, axis=1)
+    # Dividing [B, D] by tau instead of [B, N] saves a pass over the similarities.
+    return tf.nn.softmax(tf.matmul(embeddings / tau, bank, transpose_b=True))
 
 
 def set_log_prob(log_probs: tf.Tensor, members: tf.Tensor) -> tf.Tensor:
@@ -92,10 +94,10 @@ def instance_recognition_loss(
 
     def loss_and_gradient(block: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         embeddings, indices = block
-        logits = tf.matmul(embeddings / tau, bank, transpose_b=True)  # [B, N]
-        probs = tf.nn.softmax(logits)  # Eq. 1; half the time of TensorFlow's cross-entropy
+        # Softmax, then the own probability: half the time of TensorFlow's cross-entropy.
+        probs = instance_prob(embeddings, bank, tau)  # [B, N]
         own_prob = tf.gather(probs, indices, batch_dims=1)  # [B]
-        # It is 0 where 2 / tau exceeds the 87 that float32 has room for; the gradient still holds.
+        # exp(-2 / tau) underflows float32 once 2 / tau exceeds 87; the gradient still holds.
         loss = -tf.math.log(tf.maximum(own_prob, _TINY))
         # The derivative is taken here, so that no [B, N] waits for the backward pass.
         return loss, (tf.matmul(probs, bank) - tf.gather(bank, indices)) / tau  # [B], [B, D]

@@ -131,6 +131,7 @@ class RunDirectory:
     Attributes:
       path: the directory.
       resumed: whether it already held a checkpoint of this run.
+      environments: versions and devices of all starts, this one the last.
     """
 
     def __init__(self, path: str, config: Config, data: dict[str, Any], environment: Record):
@@ -171,7 +172,7 @@ class RunDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not self.resumed:
                 write_json(config_file, description)
-            self._append_environment(environment)
+            self.environments = self._append_environment(environment)
         except BlockingIOError:
             raise RunError(f"another process is training in {self.path}.") from None
         except OSError as error:
@@ -192,10 +193,11 @@ class RunDirectory:
                 "give the same options to resume it, or another --run_dir."
             )
 
-    def _append_environment(self, environment: Record) -> None:
+    def _append_environment(self, environment: Record) -> list[Record]:
         file = self.path / "environment.json"
-        starts = _read_json(file) if file.exists() else []
-        write_json(file, [*starts, environment])
+        starts = [*(_read_json(file) if file.exists() else []), environment]
+        write_json(file, starts)
+        return starts
 
     def release(self) -> None:
         """Lets another process use the directory."""

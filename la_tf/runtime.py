@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 from official.common import distribute_utils
 
+from la_tf import processor
 from la_tf.config import Config, ConfigError, NumericsConfig, RunConfig
 from la_tf.faiss_library import faiss
 
@@ -190,7 +191,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and the code's commit, for the record."""
+    """Versions, processor, devices and the code's commit, for the record."""
     versions = {}
     for package in REPORTED_PACKAGES:
         try:
@@ -201,23 +202,13 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": versions,
-        "cpu": _cpu_name(),
-        "cpu_cores": len(os.sched_getaffinity(0)),
+        **processor.describe(),
         "gpus": [
             tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
             for gpu in tf.config.list_physical_devices("GPU")
         ],
         "git_commit": _git_commit(),
     }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def _git_commit() -> str | None:

@@ -27,7 +27,7 @@ def largest(values: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
       k: how many, at most N.
 
     Returns:
-      values [B, k] and their columns [B, k] int32, in no particular order. Ties at the k-th place
+      values [B, k] and their columns [B, k] int64, in no particular order. Ties at the k-th place
       are broken towards the lower column. A row of NaN comes through as NaN; what comes of a row
       with a few is not defined.
     """
@@ -56,13 +56,13 @@ def largest_of_parts(head: tf.Tensor, tail: tf.Tensor, k: int) -> tuple[tf.Tenso
         few, columns = _few_of_all(head, k, size)
     else:
         best = tf.math.top_k(head, k, sorted=False)
-        return best.values, best.indices
+        return best.values, tf.cast(best.indices, tf.int64)
     best = tf.math.top_k(few, k, sorted=False)
-    columns = tf.gather(columns, best.indices, batch_dims=1)
-    return best.values, tf.cast(columns, tf.int32)
+    return best.values, tf.gather(columns, best.indices, batch_dims=1)
 
 
-# Columns are int64 on the way: TensorFlow has no arithmetic of int32 on GPUs.
+# Columns are int64: on a machine with GPUs TensorFlow keeps int32 on the host, where each use of
+# [B, k] of them would wait for a copy.
 
 
 def _group_size(count: int, k: int) -> int:
@@ -117,8 +117,8 @@ def _groups_above(maxima: tf.Tensor, floor: tf.Tensor, k: int) -> tuple[tf.Tenso
 
     def first_k() -> tuple[tf.Tensor, tf.Tensor]:
         # Of groups that tie, the first hold the lower columns.
-        best = tf.sort(tf.math.top_k(maxima, k, sorted=False).indices, axis=1)
-        best = tf.cast(best, tf.int64)
+        best = tf.cast(tf.math.top_k(maxima, k, sorted=False).indices, tf.int64)
+        best = tf.sort(best, axis=1)
         return best, tf.fill(tf.shape(best), True)
 
     # Where whole rows tie, as those of a collapsed embedding do, all groups reach the floor.

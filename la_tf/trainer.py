@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from la_tf import runtime
+from la_tf import processor, runtime
 from la_tf.building import build_model
 from la_tf.callbacks.assembly import RunCallbacks
 from la_tf.config import Config
@@ -117,6 +117,7 @@ class _Run:
         self.heldout = heldout
         self.data = data
         self.path = directory.path
+        self.environments = directory.environments
         self.say = say
         self.steps_per_epoch = steps_per_epoch(train_set.num_examples, config.data.batch_size)
         self.total_steps = self.steps_per_epoch * config.schedule.epochs
@@ -148,6 +149,7 @@ class _Run:
             self._first_minute()
         else:
             self.say(f"resuming {self.path} after step {step} of {self.total_steps}.")
+            self._tell_of_another_machine(step)
         try:
             with self.checkpointing.listening():
                 self._fit(step)
@@ -183,6 +185,15 @@ class _Run:
             self.say(note)
         for line in expected_values(config, count):
             self.say(line)
+
+    def _tell_of_another_machine(self, step: int) -> None:
+        """Of what makes a resumed run differ, in its last digits, from one never interrupted."""
+        *_, before, now = [{}, *self.environments]
+        if step < self.total_steps and (found := processor.differences(before, now)):
+            self.say(
+                f"another machine than at the last start ({'; '.join(found)}): from here on, bits "
+                "may differ from those of a run that was never moved."
+            )
 
     def _first_minute(self) -> None:
         """Runs evaluator, export and checkpoint once, so that they fail now or never."""

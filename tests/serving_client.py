@@ -70,7 +70,7 @@ def serving(start_tool, folder, *flags: str):
         yield process, address
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         assert process.stderr.read() == ""
     finally:
         process.kill()
@@ -81,7 +81,7 @@ class Client:
     """One connection, made again when the server has closed it."""
 
     def __init__(self, address: str):
-        self.connection = http.client.HTTPConnection(address, timeout=60)
+        self.connection = http.client.HTTPConnection(address, timeout=300)
 
     def ask(self, method: str, path: str, body: bytes | None = None):
         self.connection.request(method, path, body)

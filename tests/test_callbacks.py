@@ -55,7 +55,7 @@ def make_model(warm_start_steps=0, *, size=N, layers=1, mix=0.5, rate=RATE) -> L
 
 def with_labels(model: LocalAggregation) -> LocalAggregation:
     """Labels for a run of Local Aggregation without ClusteringCallback."""
-    model.cluster_labels.assign(np.random.default_rng(5).integers(0, M, (H, N)))
+    model.cluster_labels.assign(np.random.default_rng(5).integers(0, M, (N, H)))
     return model
 
 
@@ -176,7 +176,7 @@ def test_clusters_are_made_when_due_from_the_bank_of_that_moment(
     callbacks = [
         Bystander(before=lambda _: banks.append(model.bank.vectors.numpy())),
         clustering(log, timing, warm_start_steps, cluster_every_steps=every, kmeans_iterations=5),
-        Bystander(before=lambda _: labels.append(model.cluster_labels.numpy())),
+        Bystander(before=lambda _: labels.append(model.cluster_labels.numpy().T)),
     ]
     fit(model, callbacks, epochs=4)
 
@@ -196,11 +196,11 @@ def test_clusters_are_made_when_due_from_the_bank_of_that_moment(
 def test_a_round_is_described_by_its_labels_and_those_before(log, timing):
     model, banks, labels = make_model(SPE), [], []
     callbacks = [
-        clustering(log, timing, SPE),
+        clustering(log, timing, SPE, kmeans_iterations=100),
         Bystander(
             before=lambda _: (
                 banks.append(model.bank.vectors.numpy()),
-                labels.append(model.cluster_labels.numpy()),
+                labels.append(model.cluster_labels.numpy().T.astype(int)),
             )
         ),
     ]
@@ -212,11 +212,11 @@ def test_a_round_is_described_by_its_labels_and_those_before(log, timing):
         assert record["smallest_cluster"] == sizes.min()
         assert record["largest_cluster"] == sizes.max()
         assert record["empty_clusters"] == np.sum(sizes == 0)
-        # After 20 iterations over so few rows, centroids are the means of their members.
+        # After 100 iterations over so few rows, centroids are the means of their members.
         spread = [
             np.sum((bank[row == j] - bank[row == j].mean(0)) ** 2) for row in now for j in set(row)
         ]
-        np.testing.assert_allclose(record["inertia"], sum(spread) / H, rtol=0.02)
+        np.testing.assert_allclose(record["inertia"], sum(spread) / H, rtol=1e-3)
     assert "nmi_previous" not in records[0]
     before, now = labels[SPE], labels[2 * SPE]
     expected = np.mean([plain_nmi(a, b) for a, b in zip(before, now, strict=True)])
@@ -229,7 +229,7 @@ def test_clusters_that_nothing_is_left_in_are_counted(log, timing):
     model.bank.vectors.assign(three[np.arange(N) % 3])  # three places for twelve clusters
     callback.set_model(model)
     callback.cluster(0)
-    used = sum(len(set(row)) for row in model.cluster_labels.numpy())
+    used = sum(len(set(row)) for row in model.cluster_labels.numpy().T)
     (record,) = of_kind(log, "clustering")
     assert used <= 3 * H and record["empty_clusters"] == M * H - used
     assert record["smallest_cluster"] == 0
@@ -243,7 +243,7 @@ def test_centre_crops_are_clustered_instead_of_the_bank_if_asked(log, timing, un
     callback.set_model(model)
     callback.cluster(2)
     expected = [run.labels for run in run_clusterings(crops, M, H, seed=9, round_=2)]
-    np.testing.assert_array_equal(model.cluster_labels.numpy(), expected)
+    np.testing.assert_array_equal(model.cluster_labels.numpy().T, expected)
 
 
 def test_what_is_not_finite_is_not_clustered(log, timing):
@@ -254,7 +254,7 @@ def test_what_is_not_finite_is_not_clustered(log, timing):
     callback.set_model(model)
     with pytest.raises(TrainingDiverged, match="embeddings"):
         callback.cluster(0)
-    assert read_log(log.path) == [] and (model.cluster_labels.numpy() == -1).all()
+    assert read_log(log.path) == [] and (model.cluster_labels.numpy().T == -1).all()
 
 
 def test_the_share_of_a_round_that_clustering_takes_is_logged(log, timing, monkeypatch):

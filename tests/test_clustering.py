@@ -43,20 +43,19 @@ def test_every_label_is_used(unit_rows):
 
 def test_labels_are_a_function_of_seed_round_and_number(unit_rows):
     points = unit_rows(500, 16)
-    first = clustering.cluster(points, 20, 3, seed=5)
+
+    def labels(num_clusterings, **seed_and_round):
+        runs = clustering.run_clusterings(points, 20, num_clusterings, **seed_and_round)
+        return np.stack([run.labels for run in runs])
+
+    first = labels(3, seed=5)
     assert first.shape == (3, 500) and first.dtype == np.int32
-    np.testing.assert_array_equal(first, clustering.cluster(points, 20, 3, seed=5))
-    assert not np.array_equal(first, clustering.cluster(points, 20, 3, seed=6))
+    np.testing.assert_array_equal(first, labels(3, seed=5))
+    assert not np.array_equal(first, labels(3, seed=6))
     assert not np.array_equal(first[0], first[1])
-    again = clustering.run_clusterings(points, 20, 1, seed=5, round_=1)[0].labels
-    assert not np.array_equal(first[0], again)
-
-
-def test_a_clustering_does_not_depend_on_how_many_come_after_it(unit_rows):
-    points = unit_rows(300, 8)
-    np.testing.assert_array_equal(
-        clustering.cluster(points, 10, 1, seed=0), clustering.cluster(points, 10, 4, seed=0)[:1]
-    )
+    assert not np.array_equal(first[:1], labels(1, seed=5, round_=1))
+    # A clustering does not depend on how many come after it.
+    np.testing.assert_array_equal(first[:1], labels(1, seed=5))
 
 
 def test_all_points_are_used_for_training(unit_rows):

@@ -10,6 +10,7 @@ import sysconfig
 import numpy as np
 import pytest
 import tensorflow as tf
+from imitation import needs_bfloat16
 from PIL import Image
 
 from la_tf.data.augment import center_view
@@ -214,6 +215,7 @@ def test_the_signatures_can_be_read_without_loading(exports):
         read_signatures(exports[0])
 
 
+@needs_bfloat16
 def test_the_bfloat16_network_of_a_run_is_exported_in_float32(exports, tmp_path):
     _, networks, images = exports
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")

@@ -17,6 +17,11 @@ def plain_knn(queries, bank, labels, num_classes, k, tau):
     return scores
 
 
+def scores_of(queries, bank, labels, num_classes, k, tau):
+    similarities, rows = knn.nearest(queries, bank, k)
+    return knn.votes(similarities, labels[rows], num_classes, tau)
+
+
 def test_one_near_vote_outweighs_two_far_ones():
     def angle(a):
         return [math.cos(a), math.sin(a)]
@@ -24,15 +29,15 @@ def test_one_near_vote_outweighs_two_far_ones():
     bank = np.array([angle(0.1), angle(1.0), angle(-1.0)], np.float32)
     labels = np.array([1, 0, 0])
     query = np.array([angle(0.0)], np.float32)
-    scores = knn.weighted_knn(query, bank, labels, 2, k=3, tau=0.07)
+    scores = scores_of(query, bank, labels, 2, k=3, tau=0.07)
     np.testing.assert_allclose(
         scores,
         [[2 * math.exp(math.cos(1.0) / 0.07), math.exp(math.cos(0.1) / 0.07)]],
         rtol=1e-4,
     )
     # At a high temperature the two far votes win; with k = 1 only the near one is heard.
-    assert knn.weighted_knn(query, bank, labels, 2, k=3, tau=10.0).argmax() == 0
-    assert knn.weighted_knn(query, bank, labels, 2, k=1, tau=10.0).argmax() == 1
+    assert scores_of(query, bank, labels, 2, k=3, tau=10.0).argmax() == 0
+    assert scores_of(query, bank, labels, 2, k=1, tau=10.0).argmax() == 1
 
 
 @pytest.mark.parametrize("k,tau", [(1, 0.07), (7, 0.07), (60, 0.5)])
@@ -40,7 +45,7 @@ def test_scores_equal_a_plain_loop(unit_rows, k, tau):
     queries, bank = unit_rows(9, 8, 1), unit_rows(60, 8, 2)
     labels = np.random.default_rng(0).integers(0, 4, 60)
     np.testing.assert_allclose(
-        knn.weighted_knn(queries, bank, labels, 4, k, tau),
+        scores_of(queries, bank, labels, 4, k, tau),
         plain_knn(queries, bank, labels, 4, k, tau),
         rtol=1e-4,
     )

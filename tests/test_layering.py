@@ -22,6 +22,7 @@ ONLY = {
     "la_tf/config.py": set(),
     "la_tf/resolve.py": {"la_tf.config"},
     "la_tf/errors.py": set(),
+    "la_tf/processor.py": set(),
     "la_tf/quiet.py": set(),
     "la_tf/serving/batching.py": {"numpy"},
     "la_tf/serving/pictures.py": {"PIL"},

@@ -15,7 +15,7 @@ from la_tf.networks import build_network
 N, D, B, K, TAU, MIX = 30, 4, 6, 8, 0.2, 0.5
 RATE, MOMENTUM, DECAY = 0.05, 0.9, 0.01
 OBJECTIVE = ObjectiveConfig(tau=TAU, k=K, mix=MIX)
-LABELS = np.random.default_rng(5).integers(0, 4, (2, N)).astype(np.int32)
+LABELS = np.random.default_rng(5).integers(0, 4, (N, 2)).astype(np.float32)
 
 
 def linear_network() -> tf.keras.Model:
@@ -78,7 +78,7 @@ class PlainTraining:
             return -log_softmax(similarities / TAU, axis=1)[np.arange(B), indices]
         losses = []
         for i, row, b in zip(indices, similarities, background, strict=True):
-            close = [j for j in b if any(g[j] == g[i] for g in LABELS)]
+            close = [j for j in b if (LABELS[j] == LABELS[i]).any()]
             losses.append(logsumexp(row[b] / TAU) - logsumexp(row[close] / TAU) if close else 0.0)
         return np.array(losses)
 
@@ -122,14 +122,14 @@ def test_ten_steps_over_the_switch_equal_the_equations(jit_compile):
 def test_the_metrics_are_means_of_what_they_say():
     network = linear_network()
     model = make_model(network, warm_start_steps=0)
-    labels = np.tile(np.arange(N, dtype=np.int32), (2, 1))
-    labels[:, 10:20] = 10  # one cluster of ten, the rest alone
+    labels = np.tile(np.arange(N, dtype=np.float32)[:, np.newaxis], (1, 2))
+    labels[10:20] = 10  # one cluster of ten, the rest alone
     model.cluster_labels.assign(labels)
     indices, views = batches(1)[0]
     v = network(views).numpy()
     background = np.argsort(-v @ model.bank.vectors.numpy().T, axis=1)[:, :K]
     close = np.array(
-        [labels[0][b] == labels[0][i] for i, b in zip(indices, background, strict=True)]
+        [labels[b, 0] == labels[i, 0] for i, b in zip(indices, background, strict=True)]
     )
     history = model.fit(dataset(1), verbose=0).history
     np.testing.assert_allclose(history["empty_close"], [1 - close.any(1).mean()], atol=1e-6)

@@ -9,6 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 import tensorflow as tf
+from imitation import needs_bfloat16
 
 from la_tf import networks
 from la_tf.config import NetworkConfig
@@ -149,7 +150,7 @@ def network(request):
     return networks.build_network(request.param, 32)
 
 
-@pytest.fixture(params=["float32", "mixed_bfloat16"])
+@pytest.fixture(params=["float32", pytest.param("mixed_bfloat16", marks=needs_bfloat16)])
 def policy(request):
     tf.keras.mixed_precision.set_global_policy(request.param)
     yield request.param
@@ -515,6 +516,7 @@ TWO_REPLICAS = """
     def replicated(network, halves):
         return strategy.run(lambda x: network(x, training=True), (halves,))
 
+    tf.keras.utils.set_random_seed(0)
     for name, sync_bn in (("alexnet", True), ("alexnet", False), ("resnet18", True)):
         one = networks.build_network(name, 16)
         start = one.get_weights()
@@ -550,7 +552,7 @@ def test_sync_bn_on_two_replicas_equals_one_device():
     assert [line[0] for line in results] == ["alexnet", "alexnet", "resnet18"]
     for _, sync_bn, output_error, mean_error in results:
         if sync_bn == "True":
-            assert float(output_error) < 1e-5
+            assert float(output_error) < 1e-4
             assert float(mean_error) < 1e-5
         else:
             assert float(output_error) > 1e-2  # what sync_bn is for

@@ -121,7 +121,7 @@ def test_what_the_gallery_holds_is_not_embedded_again(run, folder, gallery):
     idle = EmbeddingModel(model.identity, never)
     queries = embed_queries(idle, PictureFiles(str(folder / "a")), gallery)
     for query, vector in zip(queries.pictures, queries.vectors, strict=True):
-        np.testing.assert_allclose(vector, alone(run, query.path), atol=1e-6)
+        np.testing.assert_allclose(vector, alone(run, query.path), atol=1e-5)
 
 
 def test_a_gallery_of_the_query_alone_gives_nothing(run, folder, tmp_path):
@@ -184,10 +184,13 @@ def test_the_tool_finds_the_same_and_embeds_once(
     assert (tmp_path / "search.html").exists() and "search.html written." in out
     printed = read_results(out)
     assert len(printed) == 36
-    for result in search(queries, gallery, 3):
+    for result in search(queries, gallery, len(NAMES)):
         rows = printed[result.query.label]
-        assert rows[0][1] == result.matches[0].picture.label
-        similarities = [match.similarity for match in result.matches]
+        best = result.matches[0].similarity
+        # Two pictures may be as near as rounding can tell.
+        nearest = {m.picture.label for m in result.matches if m.similarity > best - 1e-5}
+        assert rows[0][1] in nearest
+        similarities = [match.similarity for match in result.matches[:3]]
         assert [s for s, _ in rows] == pytest.approx(similarities, abs=6e-4)
     code, again, _ = run_tool("search", *flags, "--output=deep/er/page.html", cwd=tmp_path)
     assert code == 0 and "34 pictures, 0 of them embedded now" in again

@@ -14,7 +14,7 @@ def _expected(values, k):
 
 def _check(values, k):
     found, columns = (t.numpy() for t in largest(tf.constant(values), k))
-    assert columns.dtype == np.int32
+    assert columns.dtype == np.int64
     np.testing.assert_array_equal(found, np.take_along_axis(values, columns, axis=1))
     np.testing.assert_array_equal(np.sort(columns, axis=1), _expected(values, k))
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -14,13 +13,14 @@ class Model:
     """Embeds b"7" as [7, 49]; b"bad" breaks it; keeps the batches, and waits while it is held."""
 
     def __init__(self):
-        self.batches = []
+        self.batches, self.given_up = [], False
         self.free = threading.Event()
         self.free.set()
 
     def __call__(self, encoded: list[bytes]) -> np.ndarray:
         self.batches.append(encoded)
-        assert self.free.wait(20)
+        self.given_up = not self.free.wait(60)
+        assert not self.given_up
         numbers = np.array([float(one) for one in encoded])
         return np.stack([numbers, numbers**2], axis=1)
 
@@ -41,7 +41,7 @@ def pictures(*names: int | str, pixels: int = 1) -> list[Picture]:
 
 
 async def until(condition) -> None:
-    for _ in range(2000):
+    for _ in range(20_000):
         if condition():
             return
         await asyncio.sleep(0.005)
@@ -83,14 +83,14 @@ def test_what_comes_while_the_model_is_busy_is_embedded_together(model):
 
 def test_an_idle_model_waits_for_companions_but_not_once_a_batch_is_full(model):
     async def run():
-        async with batcher(model, max_batch_size=2, wait=30.0) as batches:
+        async with batcher(model, max_batch_size=2, wait=3600.0) as batches:
             tasks = [asyncio.create_task(batches.embed(pictures(1)))]
             await asyncio.sleep(0.1)
             assert model.batches == []
             tasks += [asyncio.create_task(batches.embed(pictures(2)))]
-            await asyncio.wait_for(asyncio.gather(*tasks), 10)
+            await asyncio.wait_for(asyncio.gather(*tasks), 300)
         async with batcher(model, wait=0.05) as batches:
-            await asyncio.wait_for(batches.embed(pictures(3)), 10)
+            await asyncio.wait_for(batches.embed(pictures(3)), 300)
 
     asyncio.run(run())
     assert model.batches == [[b"1", b"2"], [b"3"]]
@@ -161,7 +161,7 @@ def test_pictures_that_nobody_waits_for_any_more_are_not_embedded(model):
             computed.cancel()
             gone.cancel()
             model.free.set()
-            return await asyncio.wait_for(stays, 10), len(batches)
+            return await asyncio.wait_for(stays, 300), len(batches)
 
     rows, waiting = asyncio.run(run())
     assert (list(rows[0]), waiting) == ([6, 36], 0)
@@ -199,7 +199,6 @@ def test_the_end_does_not_wait_for_a_model_that_is_stuck(model):
             await until(lambda: model.batches)
         task.cancel()
 
-    started = time.monotonic()
     asyncio.run(run())
-    assert time.monotonic() - started < 5
+    assert model.batches == [[b"1"]] and not model.given_up
     model.free.set()

@@ -65,9 +65,9 @@ def run_dir(tmp_path_factory):
     )
     run_clusterings = clustering.run_clusterings
 
-    def stop(*arguments):
+    def stop(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
-        return run_clusterings(*arguments)
+        return run_clusterings(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clustering, "run_clusterings", stop)
@@ -166,7 +166,7 @@ def test_histograms_are_of_the_densities_in_the_bank_at_the_end_of_an_epoch(run_
             )
             inside = np.cumsum(counts)[:-1]
             assert (surely <= inside).all() and (inside <= below).all()
-            assert (below - surely).sum() < 30
+            assert (below - surely).max() < 100  # so that the line before says something
 
 
 # The projector

@@ -1,6 +1,7 @@
 """Whole runs in this process, and every input that must be refused in one sentence."""
 
 import dataclasses
+import json
 import pathlib
 
 import numpy as np
@@ -115,6 +116,36 @@ def test_only_so_many_checkpoints_are_kept(tmp_path, pictures):
     train(config, lambda _: None)
     kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.index"))
     assert kept == ["ckpt-5.index", "ckpt-6.index"]
+
+
+def test_a_run_that_goes_on_elsewhere_says_that_bits_may_differ(tmp_path, pictures):
+    config = recipe(tmp_path, data=str(pictures), checkpoint_every_steps=1)
+
+    def told() -> list[str]:
+        """What a start says of machines that goes on before the last step."""
+        for file in (tmp_path / "checkpoints").glob("ckpt-4.*"):
+            file.unlink()
+        said = []
+        train(config, said.append)
+        assert any("after step 3 of 4" in sentence for sentence in said)
+        return [sentence for sentence in said if "bits may differ" in sentence]
+
+    first = []
+    train(config, first.append)
+    assert not any("bits may differ" in sentence for sentence in first)
+    file = tmp_path / "environment.json"
+    assert told() == []
+    starts = json.loads(file.read_text())
+    assert starts[0] == starts[1] and starts[0]["cpu_instructions"]
+    starts[1] |= {"cpu": "Some Processor", "cpu_cores": 1000}
+    file.write_text(json.dumps(starts))
+    (sentence,) = told()
+    assert f"processor Some Processor, now {starts[0]['cpu']}; cores 1000, now" in sentence
+    assert "\n" not in sentence
+    assert told() == []  # of a machine that it has been told of
+    old = {name: value for name, value in starts[0].items() if not name.startswith("cpu_")}
+    file.write_text(json.dumps([old]))
+    assert told() == []
 
 
 def test_a_loss_that_breaks_stops_the_run_and_leaves_no_broken_checkpoint(tmp_path, pictures):
@@ -244,7 +275,8 @@ def test_the_network_learns_nothing_from_labels(tmp_path, pictures):
             target = data / folders[i >= 20] / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-        train(recipe(tmp_path / f"run-{name}", data=str(data)), lambda _: None)
+        config = recipe(tmp_path / f"run-{name}", data=str(data), deterministic=True)
+        train(config, lambda _: None)
         reader = tf.train.load_checkpoint(str(tmp_path / f"run-{name}" / "checkpoints"))
         banks.append(reader.get_tensor("model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE"))
     np.testing.assert_array_equal(*banks)

@@ -47,7 +47,7 @@ def main() -> None:
         )
         model.compile(tf.keras.optimizers.SGD(0.03, momentum=0.9))
     first_bank = model.bank.vectors.numpy()
-    model.cluster_labels.assign(np.random.default_rng(0).integers(0, 8, (3, N)).astype(np.int32))
+    model.cluster_labels.assign(np.random.default_rng(0).integers(0, 8, (N, 3)).astype(np.float32))
 
     def replicas_dataset(context):
         here = context.num_replicas_in_sync // context.num_input_pipelines

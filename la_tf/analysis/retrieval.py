@@ -40,7 +40,7 @@ def classify(
     tau: float,
     k: int = 200,
 ) -> Classified:
-    """Predicts the class of each query as `weighted_knn` does, and says how surely.
+    """Predicts the class of each query as `knn_accuracy` does, and says how surely.
 
     Args:
       queries: [Q, D] unit rows.

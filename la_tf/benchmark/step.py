@@ -8,7 +8,7 @@ from la_tf import runtime
 from la_tf.benchmark.timing import Row, repeat
 from la_tf.config import NumericsConfig, ObjectiveConfig
 from la_tf.model import LocalAggregation
-from la_tf.neighbors import background_neighbors
+from la_tf.neighbors import nearest_rows
 
 BATCH, DIM, K, CLUSTERINGS = 128, 128, 4096, 10  # section 4.1, the ResNets
 CLUSTER_SIZE = 43  # members, as 30,000 clusters of ImageNet's images have
@@ -44,7 +44,7 @@ def measure(num_examples: int, repetitions: int, block_size: int = 0) -> list[Ro
 
     @tf.function
     def neighbours():
-        return background_neighbors(views, model.bank.read(), k, block_size)
+        return nearest_rows(views, model.bank.read(), k, block_size)
 
     floor = f"product [{BATCH}, {DIM}] x [{DIM}, {num_examples}]"
     notes = {}
@@ -103,10 +103,9 @@ def clustered_rows(num_rows: int, seed: int = 0) -> tf.Tensor:
 def set_random_labels(model: LocalAggregation) -> None:
     """Gives every example a cluster of the usual size in each clustering, at random."""
     shape = model.cluster_labels.shape
-    clusters = max(1, shape[1] // CLUSTER_SIZE)
-    model.cluster_labels.assign(
-        tf.random.stateless_uniform(shape, [0, 3], 0, clusters, dtype=tf.int32)
-    )
+    clusters = max(1, shape[0] // CLUSTER_SIZE)
+    labels = tf.random.stateless_uniform(shape, [0, 3], 0, clusters, dtype=tf.int32)
+    model.cluster_labels.assign(tf.cast(labels, tf.float32))
 
 
 def _stepper(

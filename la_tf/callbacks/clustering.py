@@ -80,8 +80,8 @@ class ClusteringCallback(StepCallback):
         """
         started = time.perf_counter()
         labels = self.model.cluster_labels
-        runs, previous = self._run(round_), labels.numpy().astype(np.int32)
-        labels.assign(np.stack([run.labels for run in runs]).astype(labels.dtype.as_numpy_dtype))
+        runs, previous = self._run(round_), labels.numpy().T.astype(np.int32)
+        labels.assign(np.stack([run.labels for run in runs], axis=1))
         epoch = self.step // self.steps_per_epoch + 1
         self.log.write("clustering", self.step, epoch, **_summary(round_, runs, previous))
         self._log_time(started)

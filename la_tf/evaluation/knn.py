@@ -36,7 +36,7 @@ def nearest(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, 
 
 
 def votes(similarities: np.ndarray, labels: np.ndarray, num_classes: int, tau: float) -> np.ndarray:
-    """Sums the neighbours' votes, each weighted by exp(s / tau).
+    """Class scores: the neighbours' votes, each weighted by exp(s / tau) (section 4.2).
 
     Args:
       similarities: [Q, k].
@@ -45,37 +45,12 @@ def votes(similarities: np.ndarray, labels: np.ndarray, num_classes: int, tau: f
       tau: temperature.
 
     Returns:
-      [Q, num_classes] float64 scores.
+      [Q, num_classes] float64 scores; the prediction is the largest.
     """
     weights = np.exp(similarities.astype(np.float64) / tau)
     scores = np.zeros((len(labels), num_classes))
     np.add.at(scores, (np.arange(len(labels))[:, np.newaxis], labels), weights)
     return scores
-
-
-def weighted_knn(
-    queries: np.ndarray,
-    bank: np.ndarray,
-    labels: np.ndarray,
-    num_classes: int,
-    k: int = 200,
-    tau: float = 0.07,
-) -> np.ndarray:
-    """Class scores by the k nearest rows of a bank, votes weighted by exp(s / tau).
-
-    Args:
-      queries: [Q, D] unit rows.
-      bank: [N, D] unit rows.
-      labels: [N] classes of the bank's rows.
-      num_classes: number of classes.
-      k: neighbours that vote; at most N.
-      tau: temperature.
-
-    Returns:
-      [Q, num_classes] scores; the prediction is the largest.
-    """
-    similarities, rows = nearest(queries, bank, k)
-    return votes(similarities, labels[rows], num_classes, tau)
 
 
 def knn_accuracy(

@@ -1,0 +1,29 @@
+"""Training improves the embedding, and each of its phases does."""
+
+import pytest
+
+from la_tf.run_directory import read_log
+
+pytestmark = pytest.mark.slow
+
+
+def test_local_aggregation_learns_what_neither_warm_start_nor_untrained_network_knew(
+    tmp_path, run_tool
+):
+    """Digits at 16 pixels, six epochs of IR and fourteen of LA; held-out kNN at K = 200.
+
+    Over three seeds LA ended 10 points and more above the untrained network and 11 and more above
+    the end of the warm start. Half of that is asked for, 18 of 360 digits.
+    """
+    code, _, stderr = run_tool(
+        "train",
+        "--flagfile=configs/digits.flags",
+        *("--image_size=16", "--epochs=20", "--ir_epochs=6", "--drop_epochs="),
+        *("--eval_every_epochs=6", "--nowrite_report", f"--run_dir={tmp_path}"),
+    )
+    assert code == 0, stderr
+    records = read_log(tmp_path / "metrics.jsonl")
+    knn = {r["epoch"]: r["knn200"] for r in records if r["kind"] == "knn"}
+    untrained, end_of_ir, end_of_la = knn[0], knn[6], knn[20]
+    assert end_of_la > untrained + 0.05
+    assert end_of_la > end_of_ir + 0.05
