@@ -1,10 +1,18 @@
 """The H clusterings behind the close neighbours (section 3.1), by Faiss k-means."""
 
 import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from la_tf.errors import first_line
 from la_tf.faiss_library import faiss
+
+# Bytes that Faiss sets aside on a GPU, whose own choice is 1.5 GB: enough for two tiles of 512
+# vectors against 30,000 centroids, and a page of vectors. What needs more is allocated when needed.
+_GPU_BYTES = 256 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,17 +30,23 @@ class Clustering:
     sizes: np.ndarray
 
 
-def kmeans(vectors: np.ndarray, num_clusters: int, seed: int, iterations: int = 20) -> Clustering:
+def kmeans(
+    vectors: np.ndarray,
+    num_clusters: int,
+    seed: int,
+    iterations: int = 20,
+    gpu: int | None = None,
+) -> Clustering:
     """Clusters vectors by k-means with Euclidean distance, from a random start.
 
     As in the official code: 20 iterations over all points, centroids not normalised, float32.
-    Runs on every GPU that Faiss sees, else on all CPU cores.
 
     Args:
       vectors: [N, D] float32.
       num_clusters: m.
       seed: seed of the initial centroids.
       iterations: Lloyd iterations.
+      gpu: number of the GPU to run on; default all CPU cores.
 
     Returns:
       The clustering. Faiss refills clusters that run empty while it trains; only the last
@@ -40,6 +54,7 @@ def kmeans(vectors: np.ndarray, num_clusters: int, seed: int, iterations: int = 
 
     Raises:
       ValueError: fewer vectors than clusters, or a vector that is not finite.
+      RuntimeError: the GPU is not there or out of memory.
     """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     count, dim = vectors.shape
@@ -52,12 +67,13 @@ def kmeans(vectors: np.ndarray, num_clusters: int, seed: int, iterations: int = 
         num_clusters,
         niter=iterations,
         seed=seed,
-        gpu=faiss.get_num_gpus() > 0,
         # Train on all points, as the official code does, and be silent about small clusters:
         # they are what Local Aggregation asks for.
         min_points_per_centroid=1,
         max_points_per_centroid=count,
     )
+    if gpu is not None:
+        engine.index = _gpu_index(dim, gpu)
     engine.train(vectors)
     distances, labels = engine.index.search(vectors, 1)
     labels = labels[:, 0].astype(np.int32)
@@ -66,6 +82,22 @@ def kmeans(vectors: np.ndarray, num_clusters: int, seed: int, iterations: int = 
         inertia=float(np.sum(distances, dtype=np.float64)),
         sizes=np.bincount(labels, minlength=num_clusters),
     )
+
+
+def _gpu_index(dim: int, gpu: int) -> "faiss.GpuIndexFlatL2":
+    """What k-means compares vectors with on a GPU; plain float32, as on the CPU."""
+    config = faiss.GpuIndexFlatConfig()
+    config.device = gpu
+    return faiss.GpuIndexFlatL2(_gpu_resources(gpu), dim, config)
+
+
+@functools.cache
+def _gpu_resources(gpu: int) -> "faiss.StandardGpuResources":
+    """The memory of Faiss on one GPU: one piece for all rounds, beside TensorFlow's."""
+    del gpu  # each has its own, for they may not be shared by threads
+    resources = faiss.StandardGpuResources()
+    resources.setTempMemory(_GPU_BYTES)
+    return resources
 
 
 def clustering_seeds(seed: int, round_: int, num_clusterings: int) -> np.ndarray:
@@ -85,8 +117,15 @@ def run_clusterings(
     seed: int,
     round_: int = 0,
     iterations: int = 20,
+    *,
+    numbers: Iterable[int] | None = None,
+    gpus: Sequence[int] | None = None,
+    say: Callable[[str], None] = print,
 ) -> list[Clustering]:
-    """H clusterings that differ in their random start (section 3.1).
+    """H clusterings that differ in their random start (section 3.1), or some of the H.
+
+    With several GPUs each takes one clustering at a time. Where a GPU fails, its clusterings are
+    made on the CPU.
 
     Args:
       vectors: [N, D] float32.
@@ -95,11 +134,45 @@ def run_clusterings(
       seed: the run's seed.
       round_: how many times this run has clustered before.
       iterations: Lloyd iterations of each.
+      numbers: which of the H, counted from 0, to make; default all.
+      gpus: numbers of the GPUs to run on; default all that Faiss sees. Empty is the CPU.
+      say: takes a sentence when a GPU fails.
 
     Returns:
-      H clusterings.
+      The clusterings, in the order of `numbers`.
     """
-    return [
-        kmeans(vectors, num_clusters, int(start), iterations)
-        for start in clustering_seeds(seed, round_, num_clusterings)
-    ]
+    numbers = list(range(num_clusterings) if numbers is None else numbers)
+    seeds = clustering_seeds(seed, round_, num_clusterings)
+    gpus = range(faiss.get_num_gpus()) if gpus is None else gpus
+
+    def make(number: int, gpu: int | None = None) -> Clustering:
+        return kmeans(vectors, num_clusters, int(seeds[number]), iterations, gpu)
+
+    made = _made_on_gpus(make, numbers, gpus, say)
+    # One after the other: a clustering alone uses all cores.
+    return [made[number] if number in made else make(number) for number in numbers]
+
+
+def _made_on_gpus(
+    make: Callable[[int, int], Clustering],
+    numbers: Sequence[int],
+    gpus: Sequence[int],
+    say: Callable[[str], None],
+) -> dict[int, Clustering]:
+    """The clusterings that GPUs could make, by their numbers."""
+    made: dict[int, Clustering] = {}
+
+    def work(gpu: int, mine: Sequence[int]) -> None:
+        for number in mine:
+            made[number] = make(number, gpu)
+
+    # A thread a GPU: its memory is not made for two of them.
+    with ThreadPoolExecutor(max(1, len(gpus))) as pool:
+        working = [pool.submit(work, gpu, numbers[i :: len(gpus)]) for i, gpu in enumerate(gpus)]
+    for gpu, work_of_gpu in zip(gpus, working, strict=True):
+        try:
+            work_of_gpu.result()
+        except RuntimeError as error:  # as Faiss raises, after many words on where
+            reason = first_line(error).rpartition("Error: ")[2]
+            say(f"k-means failed on GPU {gpu} ({reason}): clustering on the CPU instead.")
+    return made

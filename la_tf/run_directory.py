@@ -178,6 +178,7 @@ class RunDirectory:
         Raises:
           RunError: the directory cannot be written, is in use, holds something else, or holds a
             run of another configuration; the message names the difference.
+          ConfigError: it holds a run with an option that was removed since.
         """
         self.path = pathlib.Path(path)
         config_file = self.path / "config.json"
@@ -191,7 +192,9 @@ class RunDirectory:
                 "resumed, and is not overwritten; name another --run_dir."
             )
         if self.resumed:
-            refuse_differences(self.path, _differences(read_json(config_file), description))
+            stored = read_json(config_file)
+            config_lib.require_without_removed(stored["config"])
+            refuse_differences(self.path, _differences(stored, description))
         elif self.path.is_dir() and any(self.path.iterdir()) and not config_file.exists():
             raise RunError(f"{self.path} holds files but no run: name an empty or a new --run_dir.")
         try:

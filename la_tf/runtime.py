@@ -1,5 +1,6 @@
 """The machine underneath: strategy, precision, determinism, and a report of all of it."""
 
+import contextlib
 import os
 import pathlib
 import platform
@@ -13,6 +14,8 @@ from official.common import distribute_utils
 from la_tf import processor
 from la_tf.config import Config, ConfigError, NumericsConfig, RunConfig
 from la_tf.faiss_library import faiss
+
+MAX_SIMILARITIES = 2**31 - 1  # of softmax and top_k on GPUs, which count in int32
 
 REPORTED_PACKAGES = (
     "tensorflow",
@@ -28,6 +31,7 @@ REPORTED_PACKAGES = (
 
 def configure(numerics: NumericsConfig, seed: int) -> None:
     """Sets precision, determinism and the seed of the initial weights, for the whole process."""
+    grow_gpu_memory()
     tf.keras.utils.set_random_seed(seed)
     if numerics.deterministic:
         # Else TensorFlow scatters on the host, and copies the whole bank there and back, a step.
@@ -37,6 +41,18 @@ def configure(numerics: NumericsConfig, seed: int) -> None:
     tf.keras.mixed_precision.set_global_policy(
         "mixed_bfloat16" if numerics.mixed_precision else "float32"
     )
+    # TensorFlow's default is TensorFloat-32 where a GPU has it, and no operation can be left out.
+    tf.config.experimental.enable_tensor_float_32_execution(numerics.tf32)
+
+
+def grow_gpu_memory() -> None:
+    """Has TensorFlow take memory of GPUs as it needs it, since Faiss shares them for k-means.
+
+    Once it has started they stay as they are.
+    """
+    for gpu in tf.config.list_physical_devices("GPU"):
+        with contextlib.suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def make_strategy(run: RunConfig) -> tf.distribute.Strategy:
@@ -49,9 +65,7 @@ def make_strategy(run: RunConfig) -> tf.distribute.Strategy:
       ConfigError: more devices than there are, or workers that are not fully described.
     """
     gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        # Faiss shares the GPU for k-means, so TensorFlow must not take all of its memory.
-        tf.config.experimental.set_memory_growth(gpu, True)
+    grow_gpu_memory()
     if run.strategy == "multi_worker_mirrored":
         return _multi_worker_strategy(run, len(gpus))
     count = run.num_devices or max(1, len(gpus))
@@ -67,11 +81,17 @@ def make_strategy(run: RunConfig) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
 
 
-def require_replicas(config: Config, count: int) -> None:
+def require_replicas(config: Config, count: int, num_examples: int) -> None:
     """Refuses what cannot be shared by `count` replicas.
 
+    Args:
+      config: resolved.
+      count: replicas.
+      num_examples: N.
+
     Raises:
-      ConfigError: the batch has no equal parts or blocks, or XLA does not go with the rest.
+      ConfigError: the batch has no equal parts or blocks, a replica's part of it has too many
+        similarities, or XLA does not go with the rest.
     """
     if config.data.batch_size % count:
         raise ConfigError(
@@ -82,6 +102,13 @@ def require_replicas(config: Config, count: int) -> None:
         raise ConfigError(
             f"--block_size={block} does not divide the {images} images that a replica has of a "
             "batch."
+        )
+    if (block or images) * num_examples > MAX_SIMILARITIES:
+        fitting = range(1, 1 + max(1, MAX_SIMILARITIES // num_examples))
+        largest = max(size for size in fitting if images % size == 0)
+        raise ConfigError(
+            f"the similarities of {block or images} images to {num_examples} are more than the "
+            f"2^31 that TensorFlow can count on a GPU: give --block_size={largest} or less."
         )
     if config.numerics.jit_compile and config.network.sync_bn and count > 1:
         raise ConfigError(
@@ -125,12 +152,33 @@ def has_unused_gpu() -> bool:
     return faiss.get_num_gpus() > 0 and not tf.config.list_physical_devices("GPU")
 
 
+def faiss_gpus(strategy: tf.distribute.Strategy) -> range:
+    """The GPUs for k-means in this process: as many as it trains on, of those that Faiss sees.
+
+    The one GPU that Faiss sees and TensorFlow does not is one of them.
+    """
+    return range(min(faiss.get_num_gpus(), local_replicas(strategy)))
+
+
+def local_replicas(strategy: tf.distribute.Strategy) -> int:
+    """How many of the replicas are of this process; TensorFlow has the same number in each."""
+    return strategy.num_replicas_in_sync // num_workers(strategy)
+
+
 def num_workers(strategy: tf.distribute.Strategy) -> int:
     """How many processes train together."""
     resolver = strategy.cluster_resolver
     if resolver is None:
         return 1
     return max(1, sum(map(len, resolver.cluster_spec().as_dict().values())))
+
+
+def worker_index(strategy: tf.distribute.Strategy) -> int:
+    """The place of this process among those that train together; the chief, if any, is 0."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type or resolver.task_type == "chief":
+        return 0
+    return resolver.task_id + len(resolver.cluster_spec().as_dict().get("chief", []))
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

@@ -68,7 +68,7 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
     config, notes = resolve(config, train_set.num_examples)
     for note in notes:
         say(note)
-    runtime.require_replicas(config, strategy.num_replicas_in_sync)
+    runtime.require_replicas(config, strategy.num_replicas_in_sync, train_set.num_examples)
     data = {
         "training set": identify(train_set),
         "held-out set": None if heldout is None else identify(heldout),

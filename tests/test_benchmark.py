@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -22,6 +23,15 @@ def test_functions_are_run_in_turn_and_the_first_round_does_not_count():
     seconds = timing.repeat({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
     assert calls == ["a", "b"] * 4
     assert [len(seconds[name]) for name in ("a", "b")] == [3, 3]
+
+
+def test_the_clock_is_read_when_the_devices_are_done(monkeypatch):
+    events = []
+    clock = types.SimpleNamespace(perf_counter=lambda: events.append("clock") or 0.0)
+    monkeypatch.setattr(timing, "time", clock)
+    monkeypatch.setattr(tf.test.experimental, "sync_devices", lambda: events.append("done"))
+    timing.repeat({"a": lambda: events.append("a")}, 2)
+    assert events == ["a", "done"] + ["clock", "a", "done", "clock"] * 2
 
 
 def test_a_slow_moment_that_falls_on_both_leaves_the_ratio():
@@ -161,15 +171,17 @@ def test_whole_steps_are_timed_beside_a_supervised_one(monkeypatch):
 
 
 def test_needs_of_replicas_are_counted_by_hand():
-    one = scaling.replicated_bank(1000, 1, batch=16)
-    assert one == scaling.Needs(memory=1000 * (512 + 40) + 16 * 1000 * 4, sent=0)
-    two = scaling.replicated_bank(1000, 2, batch=16)
+    one = scaling.needs(1000, 1, batch=16)
+    assert one == scaling.Needs(1000 * (512 + 40) + 16 * 1000 * 4, 0, 0, 10)
+    two = scaling.needs(1000, 2, batch=16)
     gradients = 4 * scaling.PARAMETERS
-    assert two == scaling.Needs(1000 * 552 + 8 * 1000 * 4, 8 * (8 + 512) + gradients)
-    split = scaling.split_bank(1000, 2, batch=16)
-    assert split.memory == 500 * 552 + 16 * 500 * 4
-    # The embeddings; for the 8 images of the other, k candidates and a gradient.
-    assert split.sent == 8 * 520 + 8 * 4096 * (4 + 8 + 40) + 8 * 512 + gradients
+    assert two == scaling.Needs(
+        memory=1000 * 552 + 8 * 1000 * 4,
+        sent=8 * (8 + 512) + gradients,
+        sent_in_round=10 * 1000 * 8,  # each sends half of every label, and half of every sum
+        clusterings=5,
+    )
+    assert [scaling.needs(1000, replicas).clusterings for replicas in (3, 10, 16)] == [4, 1, 1]
 
 
 @pytest.mark.slow

@@ -2,19 +2,15 @@
 
 import math
 import signal
-import threading
 import types
-from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from la_tf import model as la_model
-from la_tf.callbacks import background as background_module
 from la_tf.callbacks import checkpoint, progress, train_log
 from la_tf.callbacks import clustering as clustering_module
-from la_tf.callbacks.background import BackgroundClustering
 from la_tf.callbacks.base import StepCallback
 from la_tf.callbacks.checkpoint import Checkpointing, Interrupted
 from la_tf.callbacks.clustering import ClusteringCallback
@@ -22,7 +18,7 @@ from la_tf.callbacks.knn import KNNCallback
 from la_tf.callbacks.milestones import Milestones
 from la_tf.callbacks.progress import Progress
 from la_tf.callbacks.train_log import TrainLog
-from la_tf.clustering import kmeans, run_clusterings
+from la_tf.clustering import run_clusterings
 from la_tf.config import ClusteringConfig, ObjectiveConfig, OptimizerConfig
 from la_tf.health import TrainingDiverged
 from la_tf.model import LocalAggregation
@@ -155,19 +151,16 @@ def plain_nmi(a, b) -> float:
     return information / ((entropy(rows) + entropy(columns)) / 2)
 
 
-def clustering(log, timing, warm_start_steps=0, total_steps=4 * SPE, **options):
+def clustering(log, timing, warm_start_steps=0, **options):
     crops = options.pop("center_crop_embeddings", None)
     config = ClusteringConfig(num_clusters=M, num_clusterings=H, **options)
-    beside = BackgroundClustering(config, N, D, 9) if config.cluster_in_background else None
     return ClusteringCallback(
         config,
         warm_start_steps=warm_start_steps,
         steps_per_epoch=SPE,
-        total_steps=total_steps,
         seed=9,
         log=log,
         timing=timing,
-        background=beside,
         center_crop_embeddings=crops,
     )
 
@@ -277,159 +270,6 @@ def test_the_share_of_a_round_that_clustering_takes_is_logged(log, timing, monke
     # Steps 0 to 3 take 1 + 2 + 3 + 4 seconds, steps 4 to 7 take 5 + 6 + 7 + 8.
     shares = [(r["step"], r["seconds"], r["share"]) for r in of_kind(timing, "clustering")]
     assert shares == [(4, 6, round(6 / 16, 4)), (8, 6, round(6 / 32, 4))]
-
-
-# In the background
-
-
-@pytest.mark.parametrize(
-    "warm_start_steps,every,due",
-    [(4, 0, [4, 8, 12]), (0, 5, [0, 5, 10, 15]), (7, 3, [7, 10, 13]), (12, 0, [12])],
-)
-@pytest.mark.parametrize("cluster_input", ["bank", "center_crops"])
-def test_in_the_background_labels_are_those_of_one_round_before(
-    log, timing, warm_start_steps, every, due, cluster_input
-):
-    model, inputs, labels = make_model(warm_start_steps), [], []
-
-    def current_input():
-        vectors = model.bank.vectors.numpy()
-        return vectors[::-1].copy() if cluster_input == "center_crops" else vectors
-
-    callbacks = [
-        Bystander(before=lambda _: inputs.append(current_input())),
-        clustering(
-            log,
-            timing,
-            warm_start_steps,
-            cluster_every_steps=every,
-            kmeans_iterations=5,
-            cluster_in_background=True,
-            cluster_input=cluster_input,
-            center_crop_embeddings=current_input,
-        ),
-        Bystander(before=lambda _: labels.append(model.cluster_labels.numpy().T)),
-    ]
-    fit(model, callbacks, epochs=4)
-
-    current = np.full((H, N), -1)
-    for step in range(4 * SPE):
-        if step in due:
-            used = max(0, due.index(step) - 1)
-            runs = run_clusterings(inputs[due[used]], M, H, seed=9, round_=used, iterations=5)
-            current = np.stack([run.labels for run in runs])
-        np.testing.assert_array_equal(labels[step], current)
-    rounds = of_kind(log, "clustering")
-    assert [r["round"] for r in rounds] == list(range(max(1, len(due) - 1)))
-    assert [r["step"] for r in rounds] == due[:1] + due[2:]
-    assert [r["step"] for r in of_kind(timing, "clustering")] == due
-    assert not callbacks[1].background.is_running  # nothing is made that nobody would use
-
-
-@pytest.mark.parametrize("stop", [5, 7, 8, 11, 14])
-def test_a_run_killed_beside_a_clustering_goes_on_as_if_it_had_not_been(
-    tmp_path, timing, monkeypatch, stop
-):
-    """Rounds are due before steps 4, 7, 10 and 13 of 16."""
-
-    def start(name):
-        (tmp_path / name).mkdir(exist_ok=True)
-        log, model = RunLog(tmp_path / name / "log.jsonl"), make_model(4)
-        rounds = clustering(log, timing, 4, cluster_every_steps=3, cluster_in_background=True)
-        state = {"background": rounds.background.state}
-        saver = checkpoints(model, tmp_path / name, log, every_steps=1, **state)
-        return model, [rounds, saver], saver.restore()
-
-    def kill(step):
-        if step == stop:
-            raise KeyboardInterrupt
-
-    straight, callbacks, _ = start("straight")
-    fit(straight, callbacks, epochs=4)
-    model, callbacks, _ = start("killed")
-    with pytest.raises(KeyboardInterrupt):
-        fit(model, [*callbacks, Bystander(after=kill)], epochs=4)
-    callbacks[0].background.close()
-    model, callbacks, restored = start("killed")
-    # At the end of an epoch the checkpoint comes after the steps' callbacks.
-    assert restored == stop - (stop % SPE == 0)
-    fit(model, callbacks, epochs=4, start=restored)
-    np.testing.assert_array_equal(model.cluster_labels, straight.cluster_labels)
-    got, expected = (
-        [r for r in read_log(tmp_path / name / "log.jsonl") if r["kind"] == "clustering"]
-        for name in ("killed", "straight")
-    )
-    assert got == expected
-
-
-def test_neither_a_checkpoint_nor_the_end_of_a_killed_run_waits_for_a_round(
-    tmp_path, log, timing, monkeypatch
-):
-    begun, may_end, calls = threading.Event(), threading.Event(), []
-
-    def slow_kmeans(*arguments):
-        calls.append(arguments)
-        begun.set()
-        assert may_end.wait(60)
-        return kmeans(*arguments)
-
-    def kill(step):
-        if step == SPE + 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(background_module, "kmeans", slow_kmeans)
-    model = make_model()
-    rounds = clustering(log, timing, cluster_in_background=True)
-    saver = checkpoints(model, tmp_path, log, every_steps=1, background=rounds.background.state)
-    bank_of_round = []
-
-    def remember(step):
-        if step == SPE:
-            bank_of_round.append(model.bank.vectors.numpy())
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(model, [Bystander(before=remember), rounds, saver, Bystander(after=kill)], epochs=4)
-    assert begun.wait(60)
-    saved = tf.train.load_checkpoint(str(tmp_path / "checkpoints"))
-    snapshot = saved.get_tensor("background/vectors/.ATTRIBUTES/VARIABLE_VALUE")
-    np.testing.assert_array_equal(snapshot, bank_of_round[0])
-    rounds.background.close()
-    may_end.set()
-    with pytest.raises(CancelledError):
-        rounds.background.take()  # of the second; the first has ended
-    assert len(calls) == 1 < H
-
-
-def test_what_fails_in_the_background_ends_the_run_when_its_labels_are_due(
-    log, timing, monkeypatch
-):
-    def failing_kmeans(*arguments):
-        raise MemoryError("no memory left for k-means")
-
-    monkeypatch.setattr(background_module, "kmeans", failing_kmeans)
-    model, done = make_model(), []
-    callbacks = [
-        clustering(log, timing, 0, cluster_in_background=True),
-        Bystander(after=done.append),
-    ]
-    with pytest.raises(MemoryError, match="no memory left for k-means"):
-        fit(model, callbacks, epochs=4)
-    assert done[-1] == 2 * SPE
-
-
-def test_what_is_not_finite_is_not_clustered_in_the_background_either(log, timing):
-    model = make_model()
-
-    def break_bank(step):
-        if step == SPE:
-            model.bank.vectors.assign(model.bank.vectors / 0.0)
-
-    callbacks = [
-        Bystander(after=break_bank),
-        clustering(log, timing, 0, cluster_in_background=True),
-    ]
-    with pytest.raises(TrainingDiverged, match=f"between step 0 and step {SPE}"):
-        fit(model, callbacks, epochs=4)
 
 
 # TrainLog

@@ -71,3 +71,32 @@ def test_what_cannot_be_clustered_says_so(unit_rows):
     broken[3, 1] = np.nan
     with pytest.raises(ValueError, match="diverged"):
         clustering.kmeans(broken, 2, seed=0)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+def test_clusterings_that_are_shared_out_are_those_of_one(unit_rows, workers):
+    points, together = unit_rows(300, 8), {}
+    for worker in range(workers):
+        mine = range(worker, 4, workers)
+        runs = clustering.run_clusterings(points, 10, 4, 3, numbers=mine)
+        together |= dict(zip(mine, runs, strict=True))
+    for number, run in enumerate(clustering.run_clusterings(points, 10, 4, 3)):
+        np.testing.assert_array_equal(together[number].labels, run.labels)
+
+
+@pytest.mark.parametrize("gpus", [[99], [98, 99, 97]])
+def test_a_gpu_that_fails_is_named_and_its_clusterings_are_made_on_the_cpu(unit_rows, gpus):
+    points, said = unit_rows(300, 8), []
+    runs = clustering.run_clusterings(points, 10, 2, 3, gpus=gpus, say=said.append)
+    assert [words.partition(" (")[0] for words in said] == [
+        f"k-means failed on GPU {gpu}" for gpu in gpus[:2]
+    ]
+    assert all("Invalid GPU device" in words and "\n" not in words for words in said)
+    expected = clustering.run_clusterings(points, 10, 2, 3, gpus=[])
+    for run, other in zip(runs, expected, strict=True):
+        np.testing.assert_array_equal(run.labels, other.labels)
+
+
+def test_what_is_wrong_with_the_vectors_is_no_failure_of_a_gpu(unit_rows):
+    with pytest.raises(ValueError, match="cannot make 11 clusters"):
+        clustering.run_clusterings(unit_rows(10, 4), 11, 2, 3, gpus=[99])

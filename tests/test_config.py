@@ -88,3 +88,12 @@ def test_a_stored_option_of_another_version_is_named():
     stored["objective"]["temperature"] = 1
     with pytest.raises(ConfigError, match="unknown option 'temperature'"):
         config_lib.from_dict(stored)
+
+
+def test_a_stored_option_that_was_removed_is_passed_over_where_it_was_not_in_use():
+    stored = config_lib.to_dict(Config())
+    stored["clustering"]["cluster_in_background"] = False
+    assert config_lib.from_dict(stored) == Config()
+    stored["clustering"]["cluster_in_background"] = True
+    with pytest.raises(ConfigError, match=r"--cluster_in_background=True .* no longer has"):
+        config_lib.from_dict(stored)

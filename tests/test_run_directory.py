@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from la_tf.config import Config
+from la_tf.config import Config, ConfigError
 from la_tf.run_directory import RunDirectory, RunError, RunLog, read_log, require_space
 
 DATA = {"training set": {"examples": 3, "fingerprint": "abc"}}
@@ -65,6 +65,19 @@ def test_an_option_younger_than_the_run_counts_as_its_default(tmp_path):
     file.write_text(json.dumps(stored))
     with pytest.raises(RunError, match=r"--nce_negatives was 4096, now 5"):
         open_run(tmp_path, changed("objective", nce_negatives=5))
+
+
+def test_a_run_with_a_removed_option_is_resumed_only_where_it_was_not_in_use(tmp_path):
+    make_run(tmp_path)
+    file = tmp_path / "config.json"
+    stored = json.loads(file.read_text())
+    stored["config"]["clustering"]["cluster_in_background"] = False
+    file.write_text(json.dumps(stored))
+    assert open_run(tmp_path).resumed
+    stored["config"]["clustering"]["cluster_in_background"] = True
+    file.write_text(json.dumps(stored))
+    with pytest.raises(ConfigError, match="--cluster_in_background=True"):
+        open_run(tmp_path)
 
 
 def test_a_start_that_never_saved_may_be_repeated_with_other_options(tmp_path):

@@ -65,9 +65,9 @@ def run_dir(tmp_path_factory):
     )
     run_clusterings = clustering.run_clusterings
 
-    def stop(*arguments):
+    def stop(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
-        return run_clusterings(*arguments)
+        return run_clusterings(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clustering, "run_clusterings", stop)

@@ -79,9 +79,11 @@ def main() -> None:
 
 def _measure(part: str) -> list:
     """Times one part and prints it."""
+    from la_tf import runtime
     from la_tf.benchmark import clustering, input, scaling, serve, step, timing, train
     from la_tf.config import NumericsConfig
 
+    runtime.grow_gpu_memory()
     repetitions, sizes = _REPETITIONS.value, tuple(map(int, _SIZES.value))
     numerics = NumericsConfig(
         mixed_precision=_MIXED_PRECISION.value,

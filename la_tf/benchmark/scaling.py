@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 import multiprocessing
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -10,13 +11,13 @@ from multiprocessing.connection import Connection
 import tensorflow as tf
 
 from la_tf import runtime
-from la_tf.benchmark.step import BATCH, CLUSTERINGS, DIM, K
+from la_tf.benchmark.step import BATCH, CLUSTERINGS, DIM
 from la_tf.benchmark.timing import Row, repeat
 from la_tf.benchmark.train import random_model
 from la_tf.config import NumericsConfig, RunConfig
 
 PARAMETERS = 23_800_000  # of ResNet-50 and its embedding layer
-_INDEX = 8  # bytes of an index between replicas
+_INDEX = 8  # bytes of an index or a label between replicas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +27,19 @@ class Needs:
     Attributes:
       memory: bytes of bank, labels and similarities.
       sent: bytes it sends in a step, gradients included, by ring algorithms.
+      sent_in_round: bytes it sends for the labels of a round of clusterings, if each replica is a
+        worker of its own.
+      clusterings: how many of a round it runs at most.
     """
 
     memory: int
     sent: int
+    sent_in_round: int
+    clusterings: int
 
 
-def replicated_bank(num_examples: int, replicas: int, batch: int = BATCH) -> Needs:
-    """A whole bank in every replica, as it is implemented: N rows each, the batch shared.
+def needs(num_examples: int, replicas: int, batch: int = BATCH) -> Needs:
+    """With a whole bank of N rows in every replica, and batch and clusterings shared out.
 
     Args:
       num_examples: N.
@@ -43,25 +49,17 @@ def replicated_bank(num_examples: int, replicas: int, batch: int = BATCH) -> Nee
     rows = num_examples * 4 * (DIM + CLUSTERINGS)
     similarities = batch // replicas * num_examples * 4
     gathered = (replicas - 1) * batch // replicas * (_INDEX + 4 * DIM)
-    return Needs(rows + similarities, gathered + _gradients(replicas))
+    return Needs(
+        memory=rows + similarities,
+        sent=gathered + _all_reduced(4 * PARAMETERS, replicas),
+        sent_in_round=CLUSTERINGS * _all_reduced(_INDEX * num_examples, replicas),
+        clusterings=math.ceil(CLUSTERINGS / replicas),
+    )
 
 
-def split_bank(num_examples: int, replicas: int, batch: int = BATCH) -> Needs:
-    """A bank split over the replicas, which is not implemented: N / R rows each, the batch whole.
-
-    Each would compare all embeddings with its rows, send the k best of every other's images, with
-    their similarities and row numbers, and add up the gradients of all of them over its rows.
-    """
-    share = num_examples // replicas
-    memory = share * 4 * (DIM + CLUSTERINGS) + batch * share * 4
-    others = batch - batch // replicas
-    embeddings = (replicas - 1) * batch // replicas * (_INDEX + 4 * DIM)
-    candidates = others * K * (4 + _INDEX + 4 * CLUSTERINGS)
-    return Needs(memory, embeddings + candidates + others * 4 * DIM + _gradients(replicas))
-
-
-def _gradients(replicas: int) -> int:
-    return 2 * (replicas - 1) * PARAMETERS * 4 // replicas
+def _all_reduced(size: int, replicas: int) -> int:
+    """What each replica sends of `size` bytes that all add up, round the ring."""
+    return 2 * (replicas - 1) * size // replicas
 
 
 def measure(devices: tuple[int, ...] = (1, 2, 4), repetitions: int = 5) -> list[Row]:
@@ -114,6 +112,7 @@ def _stepping_process(count: int) -> Iterator[Callable[[], None]]:
 
 
 def _serve_steps(count: int, requests: Connection) -> None:
+    tf.config.set_visible_devices([], "GPU")  # of which there may be fewer
     strategy = runtime.make_strategy(RunConfig(num_devices=count))
     runtime.configure(NumericsConfig(), seed=0)
     with strategy.scope():
@@ -130,14 +129,16 @@ def _serve_steps(count: int, requests: Connection) -> None:
 
 
 def table(sizes: tuple[int, ...], replicas: int) -> list[str]:
-    """`Needs` of each N, whole bank and split bank, as lines of text."""
-    lines = [f"calculated for {replicas} replicas, D = {DIM}, H = {CLUSTERINGS}, B = {BATCH}:"]
-    lines.append(f"  {'N':>12} {'bank':>12} {'memory each':>12} {'sent a step':>12}")
+    """`needs` of each N as lines of text."""
+    lines = [
+        f"calculated for {replicas} replicas, D = {DIM}, H = {CLUSTERINGS}, B = {BATCH}:",
+        f"  {'N':>12} {'memory each':>12} {'sent a step':>12} {'sent a round':>12} "
+        f"{'k-means each':>12}",
+    ]
     for size in sizes:
-        for name, needs in (
-            ("in each", replicated_bank(size, replicas)),
-            ("split", split_bank(size, replicas)),
-        ):
-            memory, sent = f"{needs.memory / 1e9:.2f} GB", f"{needs.sent / 1e6:.1f} MB"
-            lines.append(f"  {size:>12,} {name:>12} {memory:>12} {sent:>12}")
+        each = needs(size, replicas)
+        memory, sent = f"{each.memory / 1e9:.2f} GB", f"{each.sent / 1e6:.1f} MB"
+        in_round = f"{each.sent_in_round / 1e6:.0f} MB"
+        k_means = f"{each.clusterings} of {CLUSTERINGS}"
+        lines.append(f"  {size:>12,} {memory:>12} {sent:>12} {in_round:>12} {k_means:>12}")
     return lines

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ def repeat(
     """Runs all functions in turn, several times, so that a slow moment falls on all of them.
 
     Args:
-      functions: by name; each returns when its work is done.
+      functions: by name; a GPU may still be at work when one returns, and is waited for.
       repetitions: rounds that count; one more goes before them and does not.
 
     Returns:
@@ -46,10 +47,12 @@ def repeat(
     seconds = {name: [] for name in functions}
     for function in functions.values():
         function()
+    tf.test.experimental.sync_devices()
     for _ in range(repetitions):
         for name, function in functions.items():
             started = time.perf_counter()
             function()
+            tf.test.experimental.sync_devices()
             seconds[name].append(time.perf_counter() - started)
     return seconds
 

@@ -6,7 +6,6 @@ import numpy as np
 import tensorflow as tf
 
 from la_tf import runtime
-from la_tf.callbacks.background import BackgroundClustering
 from la_tf.callbacks.checkpoint import Checkpointing
 from la_tf.callbacks.clustering import ClusteringCallback
 from la_tf.callbacks.knn import KNNCallback, named
@@ -90,7 +89,6 @@ class RunCallbacks:
             self._projector = Projector(
                 path / "tensorboard", train_set, seed=config.schedule.seed, **self._epochs
             )
-        self._background = self._build_background()
         self.checkpointing = self._build_checkpointing(restore_from, plateau)
         optional = (self._knn, self._milestones, self._densities, self._projector)
         self.in_order = [
@@ -144,8 +142,6 @@ class RunCallbacks:
     ) -> Checkpointing:
         run = self.config.run
         state = {"plateau": plateau} if plateau else {}
-        if self._background:
-            state["background"] = self._background.state
         return Checkpointing(
             self.model,
             self.path / "checkpoints",
@@ -159,21 +155,14 @@ class RunCallbacks:
             **state,
         )
 
-    def _build_background(self) -> BackgroundClustering | None:
-        if not self.config.clustering.cluster_in_background:
-            return None
-        size, dim = self.model.bank.vectors.shape
-        return BackgroundClustering(self.config.clustering, size, dim, self.config.schedule.seed)
-
     def _build_clustering(self) -> ClusteringCallback:
         return ClusteringCallback(
             self.config.clustering,
             warm_start_steps=self.model.warm_start_steps,
-            total_steps=self._steps_per_epoch * self.config.schedule.epochs,
             seed=self.config.schedule.seed,
             log=self.log,
             timing=self._timing,
-            background=self._background,
+            say=self._progress.say,
             center_crop_embeddings=lambda: self._embed(self.train_set),
             steps_per_epoch=self._steps_per_epoch,
         )
@@ -222,8 +211,6 @@ class RunCallbacks:
             self._densities.write(self.model)
 
     def close(self) -> None:
-        """Stops clustering, leaves the terminal tidy and writes out the rest for TensorBoard."""
-        if self._background:
-            self._background.close()
+        """Leaves the terminal tidy and writes out the rest for TensorBoard."""
         self._progress.close()
         self._writer.flush()

@@ -36,9 +36,8 @@ class Checkpointing(StepCallback):
     done and logged their part.
 
     A checkpoint holds the model (network, bank, cluster labels, metrics), the optimizer with its
-    step, the state of the plateau rule and of the clustering in the background, and the length of
-    the log. TensorFlow writes it beside the old ones and then switches over in one rename, so a
-    kill at any moment leaves a whole one.
+    step, the state of the plateau rule, and the length of the log. TensorFlow writes it beside the
+    old ones and then switches over in one rename, so a kill at any moment leaves a whole one.
     """
 
     def __init__(

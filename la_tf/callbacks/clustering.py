@@ -7,8 +7,9 @@ import numpy as np
 import tensorflow as tf
 from sklearn.metrics import normalized_mutual_info_score
 
-from la_tf.callbacks.background import BackgroundClustering
+from la_tf import runtime
 from la_tf.callbacks.base import StepCallback
+from la_tf.callbacks.sharing import exchange
 from la_tf.clustering import Clustering, run_clusterings
 from la_tf.config import ClusteringConfig
 from la_tf.health import diverged
@@ -21,8 +22,9 @@ class ClusteringCallback(StepCallback):
     Due before a step, never after one: a run resumed from any checkpoint clusters exactly where
     an uninterrupted one does, from the same bank.
 
-    In the background, round r > 0 sets the labels of the bank as it was at the start of round
-    r - 1, which were made meanwhile. Round 0 waits for its own, and round 1 keeps them.
+    Several workers share the H runs out and tell each other the labels: of W workers, the w-th
+    makes those numbered w, w + W, ... of what is bit for bit the same bank, from the seeds that
+    they have on one worker.
     """
 
     def __init__(
@@ -31,11 +33,10 @@ class ClusteringCallback(StepCallback):
         *,
         warm_start_steps: int,
         steps_per_epoch: int,
-        total_steps: int,
         seed: int,
         log: RunLog,
         timing: RunLog,
-        background: BackgroundClustering | None = None,
+        say: Callable[[str], None] = print,
         center_crop_embeddings: Callable[[], np.ndarray] | None = None,
     ):
         """Describes when and what to cluster.
@@ -44,11 +45,10 @@ class ClusteringCallback(StepCallback):
           config: m, H, how often, and from which vectors; m must be a number.
           warm_start_steps: the first step of Local Aggregation.
           steps_per_epoch: steps of one epoch.
-          total_steps: steps of the whole run.
           seed: the run's seed.
           log: takes a record of every round whose labels are set.
           timing: takes the seconds that training stood still for it.
-          background: clusters beside training; its `state` must be in the checkpoints.
+          say: takes a sentence for a person.
           center_crop_embeddings: fresh embeddings [N, D] of the training set, for
             `cluster_input="center_crops"`.
         """
@@ -56,29 +56,13 @@ class ClusteringCallback(StepCallback):
         self.config = config
         self.warm_start_steps = warm_start_steps
         self.every = config.cluster_every_steps or steps_per_epoch
-        self.total_steps = total_steps
         self.seed = seed
         self.log = log
         self.timing = timing
-        self.background = background
+        self.say = say
         self.center_crop_embeddings = center_crop_embeddings
+        self._use_gpus = True
         self._round_began: float | None = None
-
-    def on_train_begin(self, logs=None):
-        """Begins again what a checkpoint was written beside."""
-        super().on_train_begin(logs)
-        # Due before this step, not at it: that is still to come.
-        round_ = (self.step - 1 - self.warm_start_steps) // self.every
-        if self.background and not self.background.is_running and self._runs_beside(round_):
-            self.background.resume(round_)
-
-    def _runs_beside(self, round_: int) -> bool:
-        """Whether the vectors of this round are clustered in the background.
-
-        The labels of the last round would come after the end.
-        """
-        next_due = self.warm_start_steps + (round_ + 1) * self.every
-        return round_ > 0 and next_due < self.total_steps
 
     def on_train_batch_begin(self, batch, logs=None):
         """Clusters if this step is the first of a round."""
@@ -89,25 +73,21 @@ class ClusteringCallback(StepCallback):
             self._round_began = time.perf_counter()
 
     def cluster(self, round_: int) -> None:
-        """Does what is due at the start of round `round_` and logs how it went.
+        """Sets the labels of round `round_` and logs what they are like.
 
         Raises:
           TrainingDiverged: there is nothing finite to cluster.
         """
         started = time.perf_counter()
-        beside = {}
-        if self.background is None or round_ == 0:
-            self._set_labels(round_, self._run(round_))
-        elif self.background.is_running:
-            runs, seconds = self.background.take()
-            beside = {"background_seconds": round(seconds, 3)}
-            self._set_labels(round_ - 1, runs)
-        if self.background and self._runs_beside(round_):
-            self.background.start(self._vectors(), round_)
-        self._log_time(started, beside)
+        labels = self.model.cluster_labels
+        runs, previous = self._run(round_), labels.numpy().T.astype(np.int32)
+        labels.assign(np.stack([run.labels for run in runs], axis=1))
+        epoch = self.step // self.steps_per_epoch + 1
+        self.log.write("clustering", self.step, epoch, **_summary(round_, runs, previous))
+        self._log_time(started)
 
     def _vectors(self) -> np.ndarray:
-        """[N, D], not to be changed; the bank goes on changing beside them."""
+        """[N, D]."""
         if self.config.cluster_input == "center_crops":
             vectors = self.center_crop_embeddings()
         else:
@@ -118,26 +98,36 @@ class ClusteringCallback(StepCallback):
         return vectors
 
     def _run(self, round_: int) -> list[Clustering]:
-        return run_clusterings(
-            self._vectors(),
-            self.config.num_clusters,
-            self.config.num_clusterings,
+        """The H clusterings of a round, those of this worker and those of the others."""
+        config, strategy = self.config, self.model.distribute_strategy
+        workers = runtime.num_workers(strategy)
+        vectors = self._vectors()
+        mine = range(runtime.worker_index(strategy), config.num_clusterings, workers)
+        runs = run_clusterings(
+            vectors,
+            config.num_clusters,
+            config.num_clusterings,
             self.seed,
             round_,
-            self.config.kmeans_iterations,
+            config.kmeans_iterations,
+            numbers=mine,
+            gpus=runtime.faiss_gpus(strategy) if self._use_gpus else [],
+            say=self._leave_gpus,
         )
+        if workers == 1:
+            return runs
+        shape = config.num_clusterings, len(vectors), config.num_clusters
+        return exchange(strategy, dict(zip(mine, runs, strict=True)), *shape)
 
-    def _set_labels(self, round_: int, runs: list[Clustering]) -> None:
-        """Sets the labels of round `round_` and logs what they are like."""
-        previous = self.model.cluster_labels.numpy().T
-        self.model.cluster_labels.assign(np.stack([run.labels for run in runs], axis=1))
-        epoch = self.step // self.steps_per_epoch + 1
-        self.log.write("clustering", self.step, epoch, **_summary(round_, runs, previous))
+    def _leave_gpus(self, reason: str) -> None:
+        """Says why, once: what a GPU had no room for in one round it has no room for later."""
+        self.say(reason)
+        self._use_gpus = False
 
-    def _log_time(self, started: float, beside: dict[str, float]) -> None:
+    def _log_time(self, started: float) -> None:
         """Logs how long training stood still; `share` is of the round that has just ended."""
         now = time.perf_counter()
-        times = {"seconds": round(now - started, 3), **beside}
+        times = {"seconds": round(now - started, 3)}
         if self._round_began is not None:  # else this process has not seen a whole round yet
             times["share"] = round((now - started) / (now - self._round_began), 4)
         epoch = self.step // self.steps_per_epoch + 1

@@ -150,7 +150,8 @@ class ReadoutTraining:
 
     @tf.function
     def _train_on(self, indices: tf.Tensor, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        labels = tf.constant(self.train_set.labels)
+        # int64, which a GPU holds: int32 would be copied there, all N, in every step.
+        labels = tf.constant(self.train_set.labels, tf.int64)
 
         def replica_step(indices, inputs):
             features = inputs if self._cached else self.features(inputs, training=False)
