@@ -15,9 +15,9 @@ quiet.quiet()
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from program_server import ProgramServer  # noqa: E402
 
 from la_tf import runtime  # noqa: E402
-from program_server import ProgramServer  # noqa: E402
 
 # Before TensorFlow touches its devices: replicas to distribute over. One-device tests use CPU:0.
 runtime.set_logical_cpus(4)

@@ -38,7 +38,7 @@ class ProgramServer:
             [sys.executable, __file__, str(requests.fileno())],
             pass_fds=[requests.fileno()],
             stdin=subprocess.DEVNULL,
-            # Pipes, as those that programs get in their place: Python's streams know the difference.
+            # Pipes, as those that programs get in their place: streams know what they write to.
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -55,7 +55,7 @@ class ProgramServer:
         try:
             return Program(self._requests, list(map(str, command)), cwd)
         except OSError as error:
-            raise RuntimeError(f"no server of programs: {self._process.communicate()[1]}") from error
+            raise RuntimeError(self._process.communicate()[1]) from error
 
 
 class Program:
@@ -70,8 +70,8 @@ class Program:
         socket.send_fds(requests, [json.dumps(request).encode()], theirs)
         for file in theirs:
             os.close(file)
-        self.stdout, self.stderr = open(outputs[0]), open(errors[0])
-        self._status = open(status[0], "rb", buffering=0)
+        self.stdout, self.stderr = os.fdopen(outputs[0]), os.fdopen(errors[0])
+        self._status = os.fdopen(status[0], "rb", buffering=0)
         self.pid = self._read_number()
 
     def _read_number(self) -> int:

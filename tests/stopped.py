@@ -1,4 +1,4 @@
-"""Runs a tool that trains, and sends it a signal at an exact step; started by conftest's start_tool.
+"""Runs a tool that trains, and sends it a signal at an exact step; see conftest's `start_tool`.
 
   python tests/stopped.py STEP SIGNAL TOOL [FLAGS]
 
