@@ -1,6 +1,7 @@
 """Programs that are forked behave as those that are started."""
 
 import json
+import pathlib
 import signal
 import subprocess
 

@@ -104,6 +104,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(network, pictures, tmp_path
 SCRIPT = """
 from la_tf import quiet; quiet.quiet()
 import os, pathlib, signal, sys
+sys.path.insert(0, os.getcwd())
 import tensorflow as tf
 from la_tf import runtime
 from la_tf.config import RunConfig
