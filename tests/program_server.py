@@ -10,6 +10,7 @@ its imports: variables of the environment that Python and libraries read while t
 count as they were when the server was started. Tests of such things start a real process.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -128,12 +129,19 @@ def import_everything() -> None:
     gc.freeze()
 
 
+def reap() -> None:
+    """Collects children that have ended, and with them the processor time of their programs."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def wait_for_program(requests: socket.socket) -> list[str]:
     """Serves until the client is gone; returns a command line in the process that shall run it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the client, whose end is noticed
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that no zombies are left
     while True:
         message, files, _, _ = socket.recv_fds(requests, 1 << 20, 3)
+        reap()
         if not message:
             os._exit(0)
         if os.fork() == 0:
@@ -141,7 +149,6 @@ def wait_for_program(requests: socket.socket) -> list[str]:
         for file in files:
             os.close(file)
     requests.close()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     *outputs, status = files
     pid = os.fork()
     if pid:  # Only waits, and tells how the program ended.
