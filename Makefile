@@ -26,7 +26,7 @@ train: $(READY)  ## Train a recipe; CONFIG=configs/x.flags and ARGS="--data=DIR"
 	@$(BIN)/python tools/train.py --flagfile=$(CONFIG) $(ARGS)
 
 test: $(READY)  ## Run the tests.
-	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal $(ARGS)
 
 lint: $(READY)  ## Check style and format.
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,8 +1,11 @@
 """Quiet TensorFlow before it is imported, and helpers that several test files share."""
 
+import contextlib
+import fcntl
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 
@@ -12,6 +15,7 @@ quiet.quiet()
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from program_server import ProgramServer  # noqa: E402
 
 from la_tf import runtime  # noqa: E402
 
@@ -43,12 +47,35 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
-def start_tool():
-    """Starts tools/NAME.py with flags, in the checkout, with its output captured."""
+def program_server():
+    """Starts Python programs that find TensorFlow imported."""
+    with ProgramServer() as server:
+        yield server
 
-    def start(name: str, *flags: str, cwd: pathlib.Path = ROOT) -> subprocess.Popen:
+
+@pytest.fixture(scope="session")
+def start_tool(request):
+    """Starts tools/NAME.py with flags, in the checkout, with its output captured.
+
+    `fresh` is for what a process that finds TensorFlow imported cannot show, and for what ends
+    before the tool would import it. `stop`, of a tool that trains: (step, signal) that it gets when
+    that step is done and not saved.
+    """
+
+    def start(
+        name: str,
+        *flags: str,
+        cwd: pathlib.Path = ROOT,
+        fresh: bool = False,
+        stop: tuple[int, signal.Signals] | None = None,
+    ):
+        command = [ROOT / "tools" / f"{name}.py", *flags]
+        if stop:
+            command = [ROOT / "tests" / "stopped.py", str(stop[0]), str(int(stop[1])), *command]
+        if not fresh:
+            return request.getfixturevalue("program_server").start(*command, cwd=cwd)
         return subprocess.Popen(
-            [sys.executable, ROOT / "tools" / f"{name}.py", *flags],
+            [sys.executable, *command],
             cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -62,14 +89,28 @@ def start_tool():
 
 @pytest.fixture(scope="session")
 def run_tool(start_tool):
-    """Runs tools/NAME.py with flags to its end: (exit code, stdout, stderr)."""
+    """Runs tools/NAME.py as `start_tool` does to its end: (exit code, stdout, stderr)."""
 
-    def run(name: str, *flags: str, cwd: pathlib.Path = ROOT) -> tuple[int, str, str]:
-        process = start_tool(name, *flags, cwd=cwd)
+    def run(name: str, *flags: str, **options) -> tuple[int, str, str]:
+        process = start_tool(name, *flags, **options)
         stdout, stderr = process.communicate(timeout=600)
         return process.returncode, stdout, stderr
 
     return run
+
+
+@pytest.fixture(scope="session")
+def free_ports():
+    """A function count -> ports of this machine that nobody listens on."""
+
+    def find(count: int) -> list[int]:
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+            for s in sockets:
+                s.bind(("localhost", 0))
+            return [s.getsockname()[1] for s in sockets]
+
+    return find
 
 
 # A run of seconds: 1,437 digits at 16 pixels, two epochs of IR and two of LA, 11 steps each.
@@ -113,8 +154,21 @@ def newest_checkpoint():
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory, run_tool, tiny_run) -> pathlib.Path:
-    """Run directory of a tiny run, trained once; copy it before writing into it."""
-    run_dir = tmp_path_factory.mktemp("trained") / "run"
-    code, _, stderr = run_tool("train", *tiny_run, "--write_report", f"--run_dir={run_dir}")
-    assert code == 0, stderr
-    return run_dir
+    """Run directory of a tiny run, trained once; copy it before writing into it.
+
+    Beside it lie its outputs, `stdout` and `stderr`. Workers of pytest-xdist share it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of the folders that the workers have for themselves
+    folder = root / "trained"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "stdout").exists():
+            flags = [*tiny_run, "--write_report", f"--run_dir={folder / 'run'}"]
+            code, stdout, stderr = run_tool("train", *flags, fresh=True)
+            assert code == 0, stderr
+            (folder / "stderr").write_text(stderr)
+            (folder / "stdout").write_text(stdout)
+    return folder / "run"

@@ -60,9 +60,9 @@ def embeddings(folder, pictures: list[bytes]) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def serving(start_tool, folder, *flags: str):
+def serving(start_tool, folder, *flags: str, **options):
     """A server: its process, host and port. It must not have said anything on stderr."""
-    process = start_tool("serve", f"--export_dir={folder}", "--port=0", *flags)
+    process = start_tool("serve", f"--export_dir={folder}", "--port=0", *flags, **options)
     try:
         line = process.stdout.readline()
         assert line.startswith("serving "), line + process.stderr.read()

@@ -282,7 +282,7 @@ def test_the_tool_prints_and_writes_what_it_timed(run_tool, tmp_path):
     file = tmp_path / "times.json"
     flags = ("--part=train,step", "--sizes=256,300", "--repetitions=2", f"--json={file}")
     flags += ("--networks=smallnet:16", "--jit_compile", "--mixed_precision")
-    code, out, err = run_tool("benchmark", *flags)
+    code, out, err = run_tool("benchmark", *flags, fresh=True)
     assert code == 0, err
     record = json.loads(file.read_text())
     assert record["environment"]["cpu_cores"] > 0

@@ -3,8 +3,6 @@
 import io
 import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -141,24 +139,15 @@ def test_survey(folder):
     assert [image.name for image in found.bad] == [str(folder / "half.jpg")]
 
 
-def test_tool_lists_what_there_is_and_fails_on_bad_images(folder):
-    def run(data) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "tools/check_data.py", f"--data={data}"],
-            cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
-            text=True,
-        )
-
+def test_tool_lists_what_there_is_and_fails_on_bad_images(folder, run_tool):
     (folder / "half.jpg").write_bytes(BAD["half.jpg"])
-    result = run(folder)
-    assert result.returncode == 1
-    assert "train: 13 images" in result.stdout
-    assert "no labels" in result.stdout
-    assert "short side 0..31 pixels: 12" in result.stdout
-    assert f"BAD {folder / 'half.jpg'}" in result.stdout
-    missing = run(folder / "nowhere")
-    assert missing.returncode == 1
-    assert missing.stderr.strip().startswith("error: ")
-    assert len(missing.stderr.strip().splitlines()) == 1
+    code, stdout, _ = run_tool("check_data", f"--data={folder}", fresh=True)
+    assert code == 1
+    assert "train: 13 images" in stdout
+    assert "no labels" in stdout
+    assert "short side 0..31 pixels: 12" in stdout
+    assert f"BAD {folder / 'half.jpg'}" in stdout
+    code, _, stderr = run_tool("check_data", f"--data={folder / 'nowhere'}")
+    assert code == 1
+    assert stderr.strip().startswith("error: ")
+    assert len(stderr.strip().splitlines()) == 1

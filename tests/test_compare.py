@@ -265,7 +265,7 @@ def test_what_is_no_run_is_named_and_nothing_is_printed(write_run, run_tool, tmp
     good, damaged = write_run("good"), write_run("damaged")
     (tmp_path / "damaged" / "timing.jsonl").write_text("{\n")
     (tmp_path / "empty").mkdir()
-    code, out, err = run_tool("compare", good, str(tmp_path / "empty"), damaged)
+    code, out, err = run_tool("compare", good, str(tmp_path / "empty"), damaged, fresh=True)
     assert (code, out) == (1, "")
     first, second = err.splitlines()
     assert first.startswith("error: ") and "empty holds no run" in first
@@ -290,19 +290,19 @@ def test_damaged_files_end_in_a_sentence(write_run, tmp_path, file, text):
 def test_the_tool_prints_or_writes_either_format(write_run, run_tool, tmp_path):
     run = write_run(metrics=[loss(4)])
     lines = comparison([run])
-    assert run_tool("compare", run) == (0, format_markdown(lines), "")
-    assert run_tool("compare", run, "--format=csv") == (0, format_csv(lines), "")
+    assert run_tool("compare", run, fresh=True) == (0, format_markdown(lines), "")
+    assert run_tool("compare", run, "--format=csv", fresh=True) == (0, format_csv(lines), "")
     file = tmp_path / "table.csv"
-    code, out, _ = run_tool("compare", "--format=csv", f"--output={file}", run)
+    code, out, _ = run_tool("compare", "--format=csv", f"--output={file}", run, fresh=True)
     assert (code, out) == (0, f"written: {file}\n") and file.read_text() == format_csv(lines)
     nowhere = tmp_path / "missing" / "table.csv"
-    code, out, err = run_tool("compare", run, f"--output={nowhere}")
+    code, out, err = run_tool("compare", run, f"--output={nowhere}", fresh=True)
     assert (code, out, err.count("\n")) == (1, "", 1) and f"{nowhere} cannot be written" in err
 
 
 @pytest.mark.parametrize("flags", [[], ["--frmat=csv", "run"], ["--format=html", "run"]])
 def test_flags_that_make_no_sense_end_in_one_sentence(run_tool, flags):
-    code, out, err = run_tool("compare", *flags)
+    code, out, err = run_tool("compare", *flags, fresh=True)
     assert (code, out, err.count("\n")) == (1, "", 1) and err.startswith("error: ")
 
 

@@ -153,7 +153,7 @@ def test_a_list_of_other_things_than_whole_numbers_is_refused(given):
     ],
 )
 def test_a_wrong_command_line_ends_in_one_sentence(tmp_path, run_tool, flags, words):
-    code, stdout, stderr = run_tool("train", *flags, cwd=tmp_path)
+    code, stdout, stderr = run_tool("train", *flags, cwd=tmp_path, fresh=True)
     assert code == 1
     assert stdout == ""
     assert re.fullmatch(r"error: [^\n]+\n", stderr) and words in stderr
@@ -180,7 +180,7 @@ def test_help_names_every_option_without_tensorflow(tmp_path, flag):
 
 
 def test_help_shows_defaults_as_they_are_typed(run_tool):
-    _, stdout, _ = run_tool("train", "--help")
+    _, stdout, _ = run_tool("train", "--help", fresh=True)
     shown = dict(re.findall(r"^  --(?:\[no\])?(\w+) \[(.*)\]$", stdout, re.M))
     assert shown["data"] == "digits"
     assert shown["tau"] == "0.07"

@@ -1,45 +1,43 @@
 """Replicas: the same global batch gives the same run on one device, on two and on four."""
 
 import json
-import os
 import pathlib
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 PROGRAM = pathlib.Path(__file__).with_name("train_replicas.py")
+ROOT = PROGRAM.parent.parent
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, program_server):
     """Replicas -> what `train_replicas.py` wrote."""
     folder, results = tmp_path_factory.mktemp("replicas"), {}
     for replicas in (1, 2, 4):
         output = folder / f"{replicas}.npz"
-        subprocess.run([sys.executable, PROGRAM, str(replicas), output], check=True)
+        program = program_server.start(PROGRAM, replicas, output, cwd=ROOT)
+        _, stderr = program.communicate()
+        assert program.returncode == 0, stderr
         results[replicas] = dict(np.load(output))
     return results
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory):
+def workers(tmp_path_factory, program_server, free_ports):
     """What each of two worker processes wrote, one replica each."""
-    folder, sockets = tmp_path_factory.mktemp("workers"), [socket.socket() for _ in range(2)]
-    for s in sockets:
-        s.bind(("localhost", 0))
-    hosts = [f"localhost:{s.getsockname()[1]}" for s in sockets]
-    for s in sockets:
-        s.close()
-    processes = []
+    folder, programs = tmp_path_factory.mktemp("workers"), []
+    hosts = [f"localhost:{port}" for port in free_ports(2)]
     for index in range(2):
         cluster = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps(cluster)}
-        command = [sys.executable, PROGRAM, "2", folder / f"{index}.npz"]
-        processes.append(subprocess.Popen(command, env=environment))
-    assert [process.wait(timeout=600) for process in processes] == [0, 0]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TF_CONFIG", json.dumps(cluster))
+            programs.append(program_server.start(PROGRAM, 2, folder / f"{index}.npz", cwd=ROOT))
+    for program in programs:
+        _, stderr = program.communicate(timeout=600)
+        assert program.returncode == 0, stderr
     return [dict(np.load(folder / f"{index}.npz")) for index in range(2)]
 
 

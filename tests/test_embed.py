@@ -344,7 +344,7 @@ def test_a_part_is_what_training_or_evaluation_uses(pictures, tmp_path):
 
 def test_the_tool_writes_the_same_and_says_where(run_tool, run_dir, output, tmp_path):
     flags = (f"--run_dir={run_dir}", f"--output_dir={tmp_path}")
-    code, out, err = run_tool("embed", *flags)
+    code, out, err = run_tool("embed", *flags, fresh=True)
     assert (code, err) == (0, "")
     assert out.strip() == (
         f"1437 embeddings of {DIM} numbers written: {tmp_path}/embeddings.npy and "

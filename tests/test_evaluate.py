@@ -20,7 +20,7 @@ def evaluated(trained_run, tmp_path_factory, run_tool):
     code, _, stderr = run_tool("evaluate", *flags)
     assert code == 0, stderr
     linear = ["--protocol=linear", "--epochs=3", "--learning_rate=0.001"]
-    code, stdout, stderr = run_tool("evaluate", *flags, *linear)
+    code, stdout, stderr = run_tool("evaluate", *flags, *linear, fresh=True)
     assert code == 0, stderr
     return run_dir, stdout, [*flags, *linear]
 

@@ -35,7 +35,8 @@ def run(trained_run):
 def exported(trained_run, run_tool, tmp_path_factory):
     """Folder that tools/export.py wrote."""
     folder = tmp_path_factory.mktemp("exported") / "model"
-    code, stdout, stderr = run_tool("export", f"--run_dir={trained_run}", f"--export_dir={folder}")
+    flags = (f"--run_dir={trained_run}", f"--export_dir={folder}")
+    code, stdout, stderr = run_tool("export", *flags, fresh=True)
     assert (code, stderr) == (0, "")
     assert "tried on 8 images of the run" in stdout
     return folder

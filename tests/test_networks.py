@@ -1,9 +1,6 @@
 import dataclasses
-import os
 import pathlib
 import re
-import subprocess
-import sys
 import textwrap
 
 import numpy as np
@@ -538,17 +535,14 @@ TWO_REPLICAS = """
 """
 
 
-def test_sync_bn_on_two_replicas_equals_one_device():
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(TWO_REPLICAS)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr
-    results = [line.split() for line in run.stdout.splitlines()]
+def test_sync_bn_on_two_replicas_equals_one_device(program_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    script = tmp_path / "two_replicas.py"
+    script.write_text(textwrap.dedent(TWO_REPLICAS))
+    program = program_server.start(script, cwd=ROOT)
+    stdout, stderr = program.communicate()
+    assert program.returncode == 0, stderr
+    results = [line.split() for line in stdout.splitlines()]
     assert [line[0] for line in results] == ["alexnet", "alexnet", "resnet18"]
     for _, sync_bn, output_error, mean_error in results:
         if sync_bn == "True":

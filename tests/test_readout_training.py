@@ -2,8 +2,6 @@
 
 import pathlib
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import psutil
@@ -106,6 +104,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(network, pictures, tmp_path
 SCRIPT = """
 from la_tf import quiet; quiet.quiet()
 import os, pathlib, signal, sys
+sys.path.insert(0, os.getcwd())
 import tensorflow as tf
 from la_tf import runtime
 from la_tf.config import RunConfig
@@ -123,15 +122,24 @@ with runtime.make_strategy(RunConfig(num_devices=int(devices))).scope():
 """
 
 
-def run_script(pictures, folder, devices=1, kill_at="-"):
-    command = [sys.executable, "-c", SCRIPT, pictures.name, folder, str(devices), str(kill_at)]
-    return subprocess.run(command, cwd=pathlib.Path(__file__).parent.parent).returncode
+@pytest.fixture
+def run_script(program_server, tmp_path):
+    def run(pictures, folder, devices, kill_at):
+        script = tmp_path / "script.py"
+        script.write_text(SCRIPT)
+        root = pathlib.Path(__file__).parent.parent
+        program = program_server.start(script, pictures.name, folder, devices, kill_at, cwd=root)
+        _, stderr = program.communicate()
+        print(stderr)
+        return program.returncode
+
+    return run
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_what_a_killed_process_leaves_another_finishes(
-    network, pictures, tmp_path, uninterrupted, devices
+    network, pictures, tmp_path, uninterrupted, run_script, devices
 ):
     """With two replicas, too, the readouts are those that one device trains in one go."""
     assert run_script(pictures, tmp_path / "r", devices, kill_at=3) == -signal.SIGKILL

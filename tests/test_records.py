@@ -247,25 +247,17 @@ print(len(list(dataset)))
     assert output.stdout.split()[-1:] == ["40"], output.stderr
 
 
-def test_tool_writes_both_parts(tmp_path):
+def test_tool_writes_both_parts(tmp_path, run_tool):
     output = tmp_path / "digits"
-    command = [sys.executable, "tools/make_tfrecords.py", "--data=digits", "--num_shards=2"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run(
-        [*command, f"--output_dir={output}"], cwd=REPOSITORY, env=environment, check=True
-    )
+    flags = ("--data=digits", "--num_shards=2", f"--output_dir={output}")
+    code, _, stderr = run_tool("make_tfrecords", *flags, fresh=True)
+    assert code == 0, stderr
     for part, count in (("train", 1437), ("val", 360)):
         source, original = open_source(str(output), part), open_source("digits", part)
         assert source.num_examples == count
         np.testing.assert_array_equal(source.labels, original.labels)
         assert source.read(count - 1) == original.read(count - 1)
-    again = subprocess.run(
-        [*command, f"--output_dir={output}"],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert again.returncode == 1
-    assert again.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert "Traceback" not in again.stderr
+    code, _, stderr = run_tool("make_tfrecords", *flags)
+    assert code == 1
+    assert stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in stderr

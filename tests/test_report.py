@@ -298,7 +298,8 @@ def test_the_same_run_gives_the_same_report(plain_page, unlabelled):
 def test_the_tool_in_a_process_of_its_own(unlabelled, tmp_path, run_tool):
     run = shutil.copytree(unlabelled, tmp_path / "run")
     shutil.rmtree(run / "figures", ignore_errors=True)
-    code, out, err = run_tool("analyze", f"--run_dir={run}", f"--run_dir={unlabelled}")
+    flags = (f"--run_dir={run}", f"--run_dir={unlabelled}")
+    code, out, err = run_tool("analyze", *flags, fresh=True)
     assert (code, err) == (0, "")
     assert re.search(rf"report: {re.escape(str(run))}/report.html \(\d+ s\)", out)
     # Both runs are called run: their paths tell them apart.

@@ -205,7 +205,7 @@ def test_names_are_printed_whatever_they_are(
     fill(tmp_path / "odd\n", ["snow \N{CJK UNIFIED IDEOGRAPH-96EA}.png", "two\nlines\x1b[31m.png"])
     (tmp_path / "odd\n" / "bad\r.png").write_text("no picture")
     flags = (f"--run_dir={trained_run}", "--gallery=odd\n", "--query=odd\n", "--cache_dir=cache")
-    code, out, err = run_tool("search", *flags, cwd=tmp_path)
+    code, out, err = run_tool("search", *flags, cwd=tmp_path, fresh=True)
     assert (code, err) == (0, "")
     snow = "snow \N{CJK UNIFIED IDEOGRAPH-96EA}.png" if encoding == "utf-8" else r"snow \u96ea.png"
     lines = out.splitlines()

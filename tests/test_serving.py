@@ -77,7 +77,7 @@ def expected(export):
 @pytest.fixture(scope="module")
 def address(start_tool, export):
     limits = ("--max_batch_size=8", "--max_queue=64", "--max_request_mb=2")
-    with serving(start_tool, export, *limits) as (_, address):
+    with serving(start_tool, export, *limits, fresh=True) as (_, address):
         yield address
 
 
