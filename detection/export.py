@@ -12,7 +12,7 @@ from detection.config import DetectionTask
 from detection.inputs import scale_picture
 from detection.model import build_detector
 from la_tf.errors import first_line
-from la_tf.export import VERSION, ExportError, MismatchError, own_folder
+from la_tf.export.saved_model import VERSION, ExportError, MismatchError, own_folder
 from la_tf.files import replace_folder
 
 # An image's bytes to the arrays that `load_detector` describes.

@@ -20,11 +20,12 @@ from detection.records import INDEX, Records, VOCRecords, convert
 from detection.settings import Settings, make_experiment, open_start, require_valid
 from detection.task import VOCDetectionTask
 from detection.voc import require_disjoint
-from la_tf import runtime
 from la_tf.config import NumericsConfig, RunConfig
-from la_tf.errors import first_line
-from la_tf.health import TrainingDiverged
-from la_tf.run_directory import RunError, require_space, write_json
+from la_tf.errors import RunError, first_line
+from la_tf.files import write_json
+from la_tf.runs import runtime
+from la_tf.runs.directory import require_space
+from la_tf.runs.health import TrainingDiverged
 
 Record = dict[str, Any]
 _NUM_PICTURES = 8

@@ -7,10 +7,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from la_tf.checkpoints import present_checkpoints
-from la_tf.errors import first_line
-from la_tf.files import lock
-from la_tf.run_directory import LOCK, RunError, read_json, refuse_differences, write_json
+from la_tf.errors import RunError, first_line
+from la_tf.files import lock, write_json
+from la_tf.runs.checkpoints import present_checkpoints
+from la_tf.runs.directory import LOCK, read_json, refuse_differences
 
 CHECKPOINTS = "checkpoints"
 RECORDS = "records"

@@ -13,8 +13,7 @@ from detection.voc import VOCError, VOCImage, number_of, read_split, refusal
 from la_tf.data.base import DataError
 from la_tf.data.record_writer import complete_or_absent
 from la_tf.data.records import read_record, starts_of_records
-from la_tf.errors import first_line
-from la_tf.run_directory import RunError
+from la_tf.errors import RunError, first_line
 
 INDEX = "records.json"
 IMAGES_PER_SHARD = 500

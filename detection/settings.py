@@ -9,9 +9,9 @@ from official.modeling import optimization
 
 from detection.backbones import STRIDE, require_backbone
 from detection.config import EXPERIMENT, canvas_size
+from la_tf.errors import RunError
 from la_tf.networks import build_backbone
-from la_tf.run_directory import RunError
-from la_tf.trained import load_run
+from la_tf.runs.trained_run import load_run
 
 _STAGE5_CROP = 7  # as in the reference
 _PAPER_IMAGE_SIZE = 224

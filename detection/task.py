@@ -15,7 +15,7 @@ from detection.initialize import take_weights
 from detection.inputs import make_dataset
 from detection.metric import VOCDetectionMetric
 from detection.model import build_detector
-from la_tf.trained import load_run
+from la_tf.runs.trained_run import load_run
 
 
 @task_factory.register_task_cls(DetectionTask)

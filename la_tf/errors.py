@@ -1,4 +1,4 @@
-"""What other libraries' exceptions say, for sentences that quote them."""
+"""The error of runs and what is made of them, and what other libraries' errors say."""
 
 import re
 
@@ -13,3 +13,7 @@ def first_line(error: BaseException) -> str:
     """
     line = next(iter(str(error).splitlines()), "")
     return _OPERATION.sub("", line).strip().rstrip(".") or type(error).__name__
+
+
+class RunError(RuntimeError):
+    """A run directory that cannot be used; the message says why and what to do."""

@@ -2,12 +2,13 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import pathlib
 import shutil
 import uuid
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 
 @contextlib.contextmanager
@@ -77,3 +78,14 @@ def lock(path: pathlib.Path, *, wait: bool = False) -> TextIO:
         file.close()
         raise
     return file
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Replaces a JSON file in one step."""
+    replace_file(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def replace_file(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file in one step: whoever opens it sees the old one or the new one."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)

@@ -8,7 +8,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from la_tf import processor, runtime
 from la_tf.building import build_model
 from la_tf.callbacks.assembly import RunCallbacks
 from la_tf.config import Config
@@ -17,13 +16,16 @@ from la_tf.data.checks import check_images, find_bad_images
 from la_tf.data.identity import identify
 from la_tf.data.pipeline import step_indices, steps_per_epoch, train_dataset
 from la_tf.data.sources import open_train_and_val
+from la_tf.errors import RunError
 from la_tf.evaluation.knn import clipped
-from la_tf.evaluation.table import Row, table_rows
-from la_tf.export_run import export_run
-from la_tf.health import expected_values
+from la_tf.export.run import export_run
 from la_tf.resolve import check_bounds, resolve
-from la_tf.run_directory import RunDirectory, RunError, default_run_dir, read_log, require_space
-from la_tf.trained import TrainedRun
+from la_tf.results.knn_table import Row, table_rows
+from la_tf.runs import processor, runtime
+from la_tf.runs.directory import RunDirectory, default_run_dir, require_space
+from la_tf.runs.health import expected_values
+from la_tf.runs.log import read_log
+from la_tf.runs.trained_run import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,14 +12,18 @@ import sys
 from la_tf import quiet
 
 quiet.quiet()
+# Several tests ask for more devices than a machine may have GPUs, and for equal bits on all of them.
+# CUDA_VISIBLE_DEVICES=0 shows the first GPU to a test that is named beside it.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from program_server import ProgramServer  # noqa: E402
 
-from la_tf import runtime  # noqa: E402
+from la_tf.runs import runtime  # noqa: E402
 
 # Before TensorFlow touches its devices: replicas to distribute over. One-device tests use CPU:0.
+runtime.grow_gpu_memory()
 runtime.set_logical_cpus(4)
 
 

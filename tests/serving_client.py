@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from la_tf.export import export_saved_model
+from la_tf.export.saved_model import export_saved_model
 from la_tf.networks import build_network
 
 DIM = 8

@@ -16,11 +16,12 @@ quiet.quiet()
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from la_tf import clustering, runtime  # noqa: E402
-from la_tf.callbacks.clustering import ClusteringCallback  # noqa: E402
+from la_tf import clustering  # noqa: E402
+from la_tf.callbacks.clustering_rounds import ClusteringCallback  # noqa: E402
 from la_tf.config import ClusteringConfig, ObjectiveConfig, RunConfig  # noqa: E402
 from la_tf.model import LocalAggregation  # noqa: E402
-from la_tf.run_directory import RunLog  # noqa: E402
+from la_tf.runs import runtime  # noqa: E402
+from la_tf.runs.log import RunLog  # noqa: E402
 
 N, D, M, H, SEED = 500, 8, 20, 3, 4
 

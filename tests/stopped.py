@@ -14,7 +14,7 @@ from la_tf import quiet
 
 quiet.quiet()
 
-from la_tf.callbacks.checkpoint import Checkpointing  # noqa: E402
+from la_tf.callbacks.checkpointing import Checkpointing  # noqa: E402
 
 
 def signal_at(step: int, signum: int) -> None:

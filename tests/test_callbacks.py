@@ -9,20 +9,21 @@ import pytest
 import tensorflow as tf
 
 from la_tf import model as la_model
-from la_tf.callbacks import checkpoint, progress, train_log
-from la_tf.callbacks import clustering as clustering_module
-from la_tf.callbacks.base import StepCallback
-from la_tf.callbacks.checkpoint import Checkpointing, Interrupted
-from la_tf.callbacks.clustering import ClusteringCallback
-from la_tf.callbacks.knn import KNNCallback
+from la_tf.callbacks import checkpointing, progress, train_log
+from la_tf.callbacks import clustering_rounds as clustering_module
+from la_tf.callbacks.checkpointing import Checkpointing, Interrupted
+from la_tf.callbacks.clustering_rounds import ClusteringCallback
+from la_tf.callbacks.heldout_knn import KNNCallback
 from la_tf.callbacks.milestones import Milestones
 from la_tf.callbacks.progress import Progress
+from la_tf.callbacks.step_callback import StepCallback
 from la_tf.callbacks.train_log import TrainLog
 from la_tf.clustering import run_clusterings
 from la_tf.config import ClusteringConfig, ObjectiveConfig, OptimizerConfig
-from la_tf.health import TrainingDiverged
+from la_tf.errors import RunError
 from la_tf.model import LocalAggregation
-from la_tf.run_directory import RunError, RunLog, read_log
+from la_tf.runs.health import TrainingDiverged
+from la_tf.runs.log import RunLog, read_log
 from la_tf.schedules import Plateau, learning_rate
 
 N, D, B, H, M = 240, 4, 6, 2, 12
@@ -551,7 +552,7 @@ def checkpoints(model, folder, log, *, every_steps=0, every_minutes=0, keep=3, *
 def test_checkpoints_come_by_step_or_by_time_and_the_newest_are_kept(
     tmp_path, log, monkeypatch, every_steps, every_minutes
 ):
-    clock, newest, folder = Clock(monkeypatch, checkpoint), [], tmp_path / "checkpoints"
+    clock, newest, folder = Clock(monkeypatch, checkpointing), [], tmp_path / "checkpoints"
 
     def look(_):
         name = tf.train.latest_checkpoint(str(folder))
@@ -699,7 +700,7 @@ def test_one_of_several_workers_saves_by_steps_alone_and_leaves_signals_be(
     tmp_path, log, signals, monkeypatch
 ):
     """Clocks and signals differ from worker to worker, and saving needs all of them at once."""
-    clock, model = Clock(monkeypatch, checkpoint), with_labels(make_model(SPE))
+    clock, model = Clock(monkeypatch, checkpointing), with_labels(make_model(SPE))
     saver = checkpoints(model, tmp_path, log, every_minutes=1, alone=False)
     with saver.listening():
         signal.raise_signal(signal.SIGTERM)

@@ -8,7 +8,7 @@ import pytest
 from la_tf.analysis import curves
 from la_tf.analysis.part import Unavailable
 from la_tf.config import ClusteringConfig, Config, NetworkConfig, ObjectiveConfig, ScheduleConfig
-from la_tf.run_directory import RunLog, read_log
+from la_tf.runs.log import RunLog, read_log
 
 N, STEPS_PER_EPOCH = 1000, 10
 CONFIG = Config(

@@ -7,7 +7,7 @@ import pytest
 
 from la_tf.analysis import density
 from la_tf.analysis.part import Unavailable
-from la_tf.evaluation.density import densities
+from la_tf.evaluation.bank_density import densities
 
 
 def sorted_others(bank: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from detection.export import detect_above, export_detector, load_detector
 from detection.photographs import open_upright
 from detection.settings import Settings, Start, make_experiment
 from detection.task import VOCDetectionTask
-from la_tf.export import ExportError
+from la_tf.export.saved_model import ExportError
 
 WIDTH, HEIGHT = 120, 90
 # Of VOC's classes, in its order; the background, before them, is 0.

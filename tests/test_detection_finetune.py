@@ -16,7 +16,7 @@ from detection.finetune import Places, finetune
 from detection.records import convert
 from detection.settings import Settings, Start
 from detection.voc import VOC_CLASSES, VOCError
-from la_tf.run_directory import RunError
+from la_tf.errors import RunError
 
 SIZE = (120, 90)
 # Seconds, and every part of it: 8 steps on the smallest ResNet, from random weights.

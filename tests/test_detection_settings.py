@@ -9,7 +9,7 @@ from official.core import exp_factory
 
 from detection.config import EXPERIMENT
 from detection.settings import Settings, Start, make_experiment, require_valid
-from la_tf.run_directory import RunError
+from la_tf.errors import RunError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAPER = ("alexnet", "vgg16", "resnet50")

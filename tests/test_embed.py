@@ -21,10 +21,10 @@ from la_tf.data.augment import center_view
 from la_tf.data.base import DataError, Subset
 from la_tf.data.folder import FolderSource
 from la_tf.data.sources import open_source
-from la_tf.evaluation import embedding, embedding_files
-from la_tf.evaluation.embedding import EmbeddingError, export_model, open_part, run_model
-from la_tf.evaluation.embedding_files import write_embeddings
-from la_tf.trained import load_run
+from la_tf.embedding import embedding_files, embedding_model
+from la_tf.embedding.embedding_files import write_embeddings
+from la_tf.embedding.embedding_model import EmbeddingError, export_model, open_part, run_model
+from la_tf.runs.trained_run import load_run
 from la_tf.trainer import train
 
 DIM = 8
@@ -147,8 +147,8 @@ KILLED_EVERYWHERE = """
 import hashlib, os, pathlib, signal, sys
 import numpy as np
 from la_tf.data.base import Source
-from la_tf.evaluation.embedding import EmbeddingModel
-from la_tf.evaluation.embedding_files import write_embeddings
+from la_tf.embedding.embedding_model import EmbeddingModel
+from la_tf.embedding.embedding_files import write_embeddings
 
 class Names(Source):
     def describe(self, i):
@@ -240,7 +240,7 @@ def test_unfinished_work_of_another_model_or_data_stays_as_it_is(
 ):
     folder, source = unfinished
     with monkeypatch.context() as patch:
-        patch.setattr(embedding, "CENTER_VIEW_VERSION", 99)
+        patch.setattr(embedding_model, "CENTER_VIEW_VERSION", 99)
         refused(run_model(run), source, folder, "another model .*center_view was 2, now 99")
     refused(export_model(str(run_dir / "export")), source, folder, "another model .*now SavedModel")
     refused(run_model(run), Subset(source, range(699)), folder, "examples was 700, now 699")

@@ -17,11 +17,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from la_tf.evaluation.embedding import export_model, open_part, run_model
-from la_tf.export import ExportError
-from la_tf.export_run import LOCK, export_run, sample_pictures
-from la_tf.trained import load_run
-from la_tf.weights import checksum, network_from_weights
+from la_tf.embedding.embedding_model import export_model, open_part, run_model
+from la_tf.export.run import LOCK, export_run, sample_pictures
+from la_tf.export.saved_model import ExportError
+from la_tf.export.weights import checksum, network_from_weights
+from la_tf.runs.trained_run import load_run
 
 N = 1437  # digits in the training set
 

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from la_tf.config import Config
-from la_tf.health import HealthMonitor, TrainingDiverged, expected_values
 from la_tf.resolve import resolve
+from la_tf.runs.health import HealthMonitor, TrainingDiverged, expected_values
 
 
 @pytest.fixture

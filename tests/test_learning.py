@@ -2,7 +2,7 @@
 
 import pytest
 
-from la_tf.run_directory import read_log
+from la_tf.runs.log import read_log
 
 pytestmark = pytest.mark.slow
 

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from la_tf.evaluation.results import Evaluation, write_evaluation
-from la_tf.export import ExportError
-from la_tf.model_card import MARK, model_card
-from la_tf.trained import load_run
+from la_tf.export.model_card import MARK, model_card
+from la_tf.export.saved_model import ExportError
+from la_tf.results.evaluations import Evaluation, write_evaluation
+from la_tf.runs.trained_run import load_run
 
 
 @pytest.fixture(scope="module")

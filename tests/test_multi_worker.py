@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from la_tf.data.pipeline import step_indices
-from la_tf.run_directory import read_log
+from la_tf.runs.log import read_log
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from la_tf.config import AugmentConfig
 from la_tf.data.base import DataError, sample_rows
 from la_tf.data.digits import DigitsSource
 from la_tf.data.folder import FolderSource
-from la_tf.run_directory import RunError
+from la_tf.errors import RunError
 
 
 def test_photographs_keep_their_size_on_the_sheet(tmp_path):

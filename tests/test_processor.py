@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from la_tf import processor
+from la_tf.runs import processor
 
 HERE = {
     "cpu": "AMD EPYC",
@@ -46,7 +46,7 @@ def test_what_an_older_record_did_not_hold_is_not_compared():
 def described(**environment: str) -> dict:
     """What a fresh process on one core finds, without this one's settings."""
     code = "import json, os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
-    code += "from la_tf import processor; print(json.dumps(processor.describe()))"
+    code += "from la_tf.runs import processor; print(json.dumps(processor.describe()))"
     clean = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     command = [sys.executable, "-c", code]
     output = subprocess.run(command, env=clean | environment, capture_output=True, check=True)

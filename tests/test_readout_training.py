@@ -12,10 +12,10 @@ from la_tf.config import OptimizerConfig
 from la_tf.data.crops import ten_crop_views
 from la_tf.data.folder import FolderSource
 from la_tf.data.pipeline import step_indices
+from la_tf.errors import RunError
 from la_tf.evaluation.linear import ReadoutConfig, Readouts, layer_features, train_step
 from la_tf.evaluation.readout_training import ReadoutTraining
 from la_tf.networks import build_network
-from la_tf.run_directory import RunError
 
 CONFIG = ReadoutConfig(
     OptimizerConfig(learning_rate=0.003, drop_epochs=(4,)), epochs=6, batch_size=8, seed=3

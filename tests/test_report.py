@@ -15,14 +15,16 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from PIL import Image
 
-from la_tf.analysis import record, report
+from la_tf.analysis import report
 from la_tf.analysis.report import write_report
 from la_tf.config import Config, DataConfig, NetworkConfig, ReportConfig, RunConfig, ScheduleConfig
 from la_tf.data.base import DataError
 from la_tf.data.digits import DigitsSource
 from la_tf.data.folder import FolderSource
-from la_tf.evaluation.results import Evaluation, write_evaluation
-from la_tf.run_directory import RunError, read_log
+from la_tf.errors import RunError
+from la_tf.results import run_facts
+from la_tf.results.evaluations import Evaluation, write_evaluation
+from la_tf.runs.log import read_log
 from la_tf.trainer import train
 
 # What a folder may be called; none of it may become markup.
@@ -235,19 +237,19 @@ def test_doubts_of_a_runs_health_stand_above_its_numbers():
     run = types.SimpleNamespace(epoch=2.0, step=27, config=config)
     healthy = {"kind": "train", "step": 9, "steps": 9, "loss": 1.0, "spread": 0.08}
     healthy["empty_close"] = 0.1
-    assert record.warnings(run, [healthy]) == []
+    assert run_facts.warnings(run, [healthy]) == []
     sick = healthy | {"step": 18, "spread": 0.001, "empty_close": 0.9}
-    collapsed, empty = record.warnings(run, [healthy, sick, sick | {"step": 27}])
+    collapsed, empty = run_facts.warnings(run, [healthy, sick, sick | {"step": 27}])
     assert collapsed.startswith("step 18: the embeddings have nearly collapsed")
     assert empty.startswith("step 18: 90% of the images have no close neighbour")
-    (ahead,) = record.warnings(run, [healthy | {"step": 1030}])
+    (ahead,) = run_facts.warnings(run, [healthy | {"step": 1030}])
     assert "reaches step 1,030, but the newest checkpoint is of step 27" in ahead
 
 
 def test_equal_environments_of_starts_that_follow_each_other_are_joined(tmp_path):
     one, two = {"python": "3.10", "packages": {"numpy": "1"}, "gpus": []}, {"python": "3.11"}
     (tmp_path / "environment.json").write_text(json.dumps([one, one, two, one]))
-    found = record.environments(types.SimpleNamespace(path=tmp_path))
+    found = run_facts.environments(types.SimpleNamespace(path=tmp_path))
     flat = {"python": "3.10", "numpy": "1", "gpus": "none"}
     assert [(e.starts, e.values) for e in found] == [
         ("Starts 1 to 2", flat),

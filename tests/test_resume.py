@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from la_tf.run_directory import read_log
+from la_tf.runs.log import read_log
 
 KILLS = int(os.environ.get("LA_TF_KILLS", "2"))
 

@@ -9,7 +9,9 @@ import shutil
 import pytest
 
 from la_tf.config import Config, ConfigError
-from la_tf.run_directory import RunDirectory, RunError, RunLog, read_log, require_space
+from la_tf.errors import RunError
+from la_tf.runs.directory import RunDirectory, require_space
+from la_tf.runs.log import RunLog, read_log
 
 DATA = {"training set": {"examples": 3, "fingerprint": "abc"}}
 

@@ -6,8 +6,8 @@ import types
 import pytest
 import tensorflow as tf
 
-from la_tf import runtime
 from la_tf.config import Config, ConfigError, DataConfig, NumericsConfig
+from la_tf.runs import runtime
 
 
 @pytest.fixture

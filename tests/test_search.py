@@ -14,11 +14,11 @@ from PIL import Image
 
 from la_tf.data.augment import center_view
 from la_tf.data.base import DataError
-from la_tf.evaluation.embedding import EmbeddingError, EmbeddingModel, export_model, run_model
-from la_tf.search.files import PictureFiles
+from la_tf.embedding.embedding_model import EmbeddingError, EmbeddingModel, export_model, run_model
+from la_tf.runs.trained_run import load_run
 from la_tf.search.gallery import EmbeddedFiles, embed_queries, open_gallery
 from la_tf.search.nearest import search
-from la_tf.trained import load_run
+from la_tf.search.picture_files import PictureFiles
 
 
 def picture(seed: int, kind: str = "PNG") -> bytes:

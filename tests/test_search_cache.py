@@ -14,13 +14,13 @@ from PIL import Image
 
 from la_tf.data.augment import center_view
 from la_tf.data.base import DataError, Source
-from la_tf.evaluation.embedding import EmbeddingError, EmbeddingModel, export_model, run_model
-from la_tf.export import export_saved_model
+from la_tf.embedding.embedding_model import EmbeddingError, EmbeddingModel, export_model, run_model
+from la_tf.export.saved_model import export_saved_model
 from la_tf.networks import build_network
+from la_tf.runs.trained_run import load_run
 from la_tf.search.cache import default_cache_dir
-from la_tf.search.files import PictureFiles
 from la_tf.search.gallery import Gallery, open_gallery
-from la_tf.trained import load_run
+from la_tf.search.picture_files import PictureFiles
 
 
 def of_bytes(encoded: bytes) -> np.ndarray:
@@ -136,8 +136,8 @@ def test_the_same_weights_exported_at_another_size_are_another_model(folder, tmp
 
 KILLED = """
 import os, signal, sys
-from la_tf.evaluation.embedding import EmbeddingModel
-from la_tf.search.files import PictureFiles
+from la_tf.embedding.embedding_model import EmbeddingModel
+from la_tf.search.picture_files import PictureFiles
 from la_tf.search.gallery import open_gallery
 from test_search_cache import MODEL
 

@@ -17,8 +17,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from la_tf.callbacks import clustering
-from la_tf.callbacks.checkpoint import Interrupted
+from la_tf.callbacks import clustering_rounds
+from la_tf.callbacks.checkpointing import Interrupted
 from la_tf.callbacks.projector import Projector
 from la_tf.config import (
     AugmentConfig,
@@ -63,14 +63,14 @@ def run_dir(tmp_path_factory):
         numerics=NumericsConfig(deterministic=False),
         run=RunConfig(run_dir=str(path), checkpoint_every_steps=11, keep_checkpoints=9),
     )
-    run_clusterings = clustering.run_clusterings
+    run_clusterings = clustering_rounds.run_clusterings
 
     def stop(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
         return run_clusterings(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clustering, "run_clusterings", stop)
+        patch.setattr(clustering_rounds, "run_clusterings", stop)
         with pytest.raises(Interrupted, match="after step 23"):
             train(config, lambda _: None)
     train(config, lambda _: None)

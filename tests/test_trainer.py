@@ -12,8 +12,9 @@ from PIL import Image
 from la_tf.config import Config, ConfigError
 from la_tf.data.base import DataError
 from la_tf.data.digits import DigitsSource
-from la_tf.health import TrainingDiverged
-from la_tf.run_directory import RunError, read_log
+from la_tf.errors import RunError
+from la_tf.runs.health import TrainingDiverged
+from la_tf.runs.log import read_log
 from la_tf.trainer import train
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from la_tf.networks import build_network
-from la_tf.weights import (
+from la_tf.export.weights import (
     WeightsError,
     checksum,
     load_weights,
@@ -13,6 +12,7 @@ from la_tf.weights import (
     network_from_weights,
     save_weights,
 )
+from la_tf.networks import build_network
 
 DIM = 8
 

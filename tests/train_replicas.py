@@ -16,13 +16,13 @@ quiet.quiet()
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from la_tf import runtime  # noqa: E402
 from la_tf.config import AugmentConfig, ObjectiveConfig, RunConfig  # noqa: E402
 from la_tf.data.base import Subset  # noqa: E402
 from la_tf.data.digits import DigitsSource  # noqa: E402
 from la_tf.data.pipeline import train_dataset  # noqa: E402
 from la_tf.model import LocalAggregation  # noqa: E402
 from la_tf.networks import build_network  # noqa: E402
+from la_tf.runs import runtime  # noqa: E402
 
 N, BATCH, IR_STEPS, LA_STEPS = 64, 16, 3, 3
 

@@ -33,7 +33,7 @@ def main() -> None:
     from la_tf.analysis.report import write_report
     from la_tf.config import ConfigError
     from la_tf.data.base import DataError
-    from la_tf.run_directory import RunError
+    from la_tf.errors import RunError
 
     if _HOLDOUT.value and _DATA.value is None:
         command_line.fail("--holdout needs --data: the run's own images were trained on.")

@@ -63,7 +63,7 @@ def main() -> None:
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.config import ConfigError
     from la_tf.data.base import DataError
-    from la_tf.evaluation.embedding import EmbeddingError
+    from la_tf.embedding.embedding_model import EmbeddingError
 
     results = {}
     try:
@@ -79,9 +79,9 @@ def main() -> None:
 
 def _measure(part: str) -> list:
     """Times one part and prints it."""
-    from la_tf import runtime
     from la_tf.benchmark import clustering, input, scaling, serve, step, timing, train
     from la_tf.config import NumericsConfig
+    from la_tf.runs import runtime
 
     runtime.grow_gpu_memory()
     repetitions, sizes = _REPETITIONS.value, tuple(map(int, _SIZES.value))
@@ -114,7 +114,7 @@ def _measure(part: str) -> list:
 
 
 def _write(results: dict[str, list]) -> None:
-    from la_tf import runtime
+    from la_tf.runs import runtime
 
     record = {
         "environment": runtime.environment(),

@@ -11,8 +11,9 @@ import sys
 import command_line
 from absl import flags
 
-from la_tf.evaluation.comparison import FORMATS, comparison, format_csv, format_markdown
-from la_tf.run_directory import RunError, replace_file
+from la_tf.errors import RunError
+from la_tf.files import replace_file
+from la_tf.results.comparison import FORMATS, comparison, format_csv, format_markdown
 
 _FORMAT = flags.DEFINE_enum("format", "markdown", FORMATS, "Markdown, or CSV without the footnote.")
 _OUTPUT = flags.DEFINE_string("output", None, "File to write instead of printing.")

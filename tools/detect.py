@@ -42,7 +42,7 @@ def main() -> None:
             command_line.fail(str(error))
     # TensorFlow takes seconds to import: only once the picture is known to be one.
     from detection.export import load_detector
-    from la_tf.export import ExportError
+    from la_tf.export.saved_model import ExportError
 
     drawings = _drawings(image, output) if image.is_dir() else {image: output}
     try:

@@ -42,9 +42,9 @@ def main() -> None:
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.config import ConfigError
     from la_tf.data.base import DataError
-    from la_tf.evaluation.embedding import EmbeddingError
-    from la_tf.evaluation.embedding_files import write_embeddings
-    from la_tf.run_directory import RunError
+    from la_tf.embedding.embedding_files import write_embeddings
+    from la_tf.embedding.embedding_model import EmbeddingError
+    from la_tf.errors import RunError
 
     try:
         written = write_embeddings(*_open(), _OUTPUT_DIR.value)
@@ -72,8 +72,8 @@ def _parse(argv: list[str]) -> None:
 def _open():
     """The model and the images that the flags name."""
     from la_tf.config import DataConfig
-    from la_tf.evaluation.embedding import export_model, open_part, run_model
-    from la_tf.trained import load_run
+    from la_tf.embedding.embedding_model import export_model, open_part, run_model
+    from la_tf.runs.trained_run import load_run
 
     config, seed = DataConfig(), 0
     if _RUN_DIR.value is not None:

@@ -75,8 +75,7 @@ def main() -> None:
 
     from la_tf.config import ConfigError
     from la_tf.data.base import DataError
-    from la_tf.errors import first_line
-    from la_tf.run_directory import RunError
+    from la_tf.errors import RunError, first_line
 
     try:
         _evaluate(drop_epochs)
@@ -110,17 +109,17 @@ def _checked_flags() -> tuple[int, ...]:
 
 
 def _evaluate(drop_epochs: tuple[int, ...]) -> None:
-    from la_tf import runtime
     from la_tf.config import OptimizerConfig, RunConfig
     from la_tf.evaluation import protocols
     from la_tf.evaluation.linear import ReadoutConfig
-    from la_tf.evaluation.results import (
+    from la_tf.results.evaluations import (
         format_results,
         gallery_note,
         read_evaluations,
         result_table,
     )
-    from la_tf.trained import load_run, open_images
+    from la_tf.runs import runtime
+    from la_tf.runs.trained_run import load_run, open_images
 
     with runtime.make_strategy(RunConfig(num_devices=_NUM_DEVICES.value)).scope():
         run = load_run(_RUN_DIR.value)

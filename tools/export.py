@@ -32,10 +32,10 @@ def main() -> None:
         command_line.fail("give --run_dir, the run, and --export_dir, the folder to write to.")
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.config import ConfigError
-    from la_tf.export import ExportError
-    from la_tf.export_run import export_run, sample_pictures
-    from la_tf.run_directory import RunError
-    from la_tf.trained import load_run
+    from la_tf.errors import RunError
+    from la_tf.export.run import export_run, sample_pictures
+    from la_tf.export.saved_model import ExportError
+    from la_tf.runs.trained_run import load_run
 
     directory = pathlib.Path(_EXPORT_DIR.value).expanduser()
     try:

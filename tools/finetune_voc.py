@@ -97,9 +97,9 @@ def main() -> None:
     from detection.settings import Settings
     from detection.voc import VOCError
     from la_tf.config import ConfigError
-    from la_tf.export import ExportError
-    from la_tf.health import TrainingDiverged
-    from la_tf.run_directory import RunError
+    from la_tf.errors import RunError
+    from la_tf.export.saved_model import ExportError
+    from la_tf.runs.health import TrainingDiverged
 
     output_dir = _output_dir()
     places = Places(

@@ -39,8 +39,8 @@ def main() -> None:
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.config import ConfigError
     from la_tf.data.base import DataError
-    from la_tf.evaluation.embedding import EmbeddingError
-    from la_tf.run_directory import RunError
+    from la_tf.embedding.embedding_model import EmbeddingError
+    from la_tf.errors import RunError
     from la_tf.search.page import PageError
 
     try:
@@ -62,10 +62,10 @@ def _parse(argv: list[str]) -> None:
 
 
 def _search() -> None:
-    from la_tf.search.files import PictureFiles, printable
     from la_tf.search.gallery import embed_queries, open_gallery
     from la_tf.search.nearest import search
     from la_tf.search.page import require_output, write_page
+    from la_tf.search.picture_files import PictureFiles, printable
 
     require_output(_OUTPUT.value)
     files, wanted = PictureFiles(_GALLERY.value), PictureFiles(_QUERY.value)
@@ -90,8 +90,8 @@ def _search() -> None:
 
 def _model():
     """The model that the flags name, and its name for people."""
-    from la_tf.evaluation.embedding import export_model, run_model
-    from la_tf.trained import load_run
+    from la_tf.embedding.embedding_model import export_model, run_model
+    from la_tf.runs.trained_run import load_run
 
     if _RUN_DIR.value is not None:
         return run_model(load_run(_RUN_DIR.value)), _RUN_DIR.value

@@ -83,9 +83,9 @@ def main() -> None:
     if _MAX_QUEUE_MB.value < _MAX_REQUEST_MB.value:
         command_line.fail("--max_queue_mb is below --max_request_mb: raise it, or lower the other.")
     # TensorFlow takes seconds to import: only once the flags are known to be right.
-    from la_tf.evaluation.embedding import EmbeddingError
+    from la_tf.embedding.embedding_model import EmbeddingError
     from la_tf.serving.app import Api, Limits
-    from la_tf.serving.model import load_model
+    from la_tf.serving.served_model import load_model
     from la_tf.serving.server import ServingError, serve
 
     limits = Limits(

@@ -22,13 +22,13 @@ def main() -> None:
     command_line.parse(sys.argv, __doc__, config_flags.readable_help)
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.analysis.report import write_report
-    from la_tf.callbacks.checkpoint import Interrupted
+    from la_tf.callbacks.checkpointing import Interrupted
     from la_tf.config import ConfigError
     from la_tf.data.base import DataError
-    from la_tf.evaluation.table import format_table
-    from la_tf.export import ExportError
-    from la_tf.health import TrainingDiverged
-    from la_tf.run_directory import RunError
+    from la_tf.errors import RunError
+    from la_tf.export.saved_model import ExportError
+    from la_tf.results.knn_table import format_table
+    from la_tf.runs.health import TrainingDiverged
     from la_tf.trainer import train
 
     try:

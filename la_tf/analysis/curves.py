@@ -8,9 +8,9 @@ from la_tf.analysis import plots
 from la_tf.analysis.part import Part, Plot, Unavailable
 from la_tf.analysis.plots import Curve, Panel
 from la_tf.config import Config
-from la_tf.evaluation.knn_metric import KNN_METRICS
 from la_tf.phases import IR, LA
-from la_tf.run_directory import Record
+from la_tf.results.knn_metric import KNN_METRICS
+from la_tf.runs.log import Record
 
 
 class _Log:

@@ -8,7 +8,7 @@ import numpy as np
 from la_tf.analysis import plots
 from la_tf.analysis.part import Part, Plot, Unavailable
 from la_tf.data.base import sample_rows
-from la_tf.evaluation.density import Densities, densities
+from la_tf.evaluation.bank_density import Densities, densities
 
 MAX_ROWS = 5_000
 

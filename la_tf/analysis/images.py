@@ -11,8 +11,8 @@ from PIL import Image
 from la_tf.data.augment import denormalize
 from la_tf.data.base import Source, Subset, sample_rows
 from la_tf.data.pipeline import eval_dataset
-from la_tf.evaluation.features import Embedder
-from la_tf.trained import TrainedRun
+from la_tf.embedding.embedder import Embedder
+from la_tf.runs.trained_run import TrainedRun
 
 MAX_HELD_OUT = 10_000
 MAX_GALLERY = 50_000  # where there is no bank of these images, and each must be embedded

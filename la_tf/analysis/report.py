@@ -10,17 +10,19 @@ import jinja2
 import tensorflow as tf
 from PIL import Image
 
-from la_tf.analysis import curves, record, retrieval
+from la_tf.analysis import curves, retrieval
 from la_tf.analysis.density import bank_density, density_part
 from la_tf.analysis.images import RunImages, data_uri
 from la_tf.analysis.mds import mds_part
 from la_tf.analysis.part import Part, Unavailable
 from la_tf.analysis.plots import neighbour_sheet
 from la_tf.data.base import DataError
-from la_tf.errors import first_line
-from la_tf.evaluation.table import table_rows
-from la_tf.run_directory import RunError, read_log, replace_file
-from la_tf.trained import TrainedRun, load_run, open_images
+from la_tf.errors import RunError, first_line
+from la_tf.files import replace_file
+from la_tf.results import run_facts
+from la_tf.results.knn_table import table_rows
+from la_tf.runs.log import read_log
+from la_tf.runs.trained_run import TrainedRun, load_run, open_images
 
 REPORT = "report.html"
 FIGURES = "figures"
@@ -84,15 +86,15 @@ def write_report(
     page = _template().render(
         name=_name(run),
         path=str(run.path),
-        summary=record.summary(run, records),
+        summary=run_facts.summary(run, records),
         warnings=[log.missing for log in (metrics, timing) if log.missing]
-        + record.warnings(run, records),
-        milestones=record.milestone_table(rows, gallery) if rows else None,
-        results=_attempt(lambda: record.result_tables(run)),
+        + run_facts.warnings(run, records),
+        milestones=run_facts.milestone_table(rows, gallery) if rows else None,
+        results=_attempt(lambda: run_facts.result_tables(run)),
         views=_attempt(lambda: _augmented_views(run)),
         sections=sections,
-        configuration=record.configuration(run.config),
-        environments=_attempt(lambda: record.environments(run)),
+        configuration=run_facts.configuration(run.config),
+        environments=_attempt(lambda: run_facts.environments(run)),
     )
     try:
         _write_figures(run.path / FIGURES, sections)

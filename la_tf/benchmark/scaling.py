@@ -10,11 +10,11 @@ from multiprocessing.connection import Connection
 
 import tensorflow as tf
 
-from la_tf import runtime
 from la_tf.benchmark.step import BATCH, CLUSTERINGS, DIM
 from la_tf.benchmark.timing import Row, repeat
 from la_tf.benchmark.train import random_model
 from la_tf.config import NumericsConfig, RunConfig
+from la_tf.runs import runtime
 
 PARAMETERS = 23_800_000  # of ResNet-50 and its embedding layer
 _INDEX = 8  # bytes of an index or a label between replicas

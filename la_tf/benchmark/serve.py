@@ -16,9 +16,9 @@ import numpy as np
 
 from la_tf.benchmark.timing import Row, repeat
 from la_tf.data.sources import open_source
-from la_tf.evaluation.embedding import EmbeddingError
+from la_tf.embedding.embedding_model import EmbeddingError
 from la_tf.serving.app import Api, Limits
-from la_tf.serving.model import load_model
+from la_tf.serving.served_model import load_model
 from la_tf.serving.server import serve
 
 _MODEL = "embedding"

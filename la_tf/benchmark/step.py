@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from la_tf import runtime
 from la_tf.benchmark.timing import Row, repeat
 from la_tf.config import NumericsConfig, ObjectiveConfig
 from la_tf.model import LocalAggregation
 from la_tf.neighbors import nearest_rows
+from la_tf.runs import runtime
 
 BATCH, DIM, K, CLUSTERINGS = 128, 128, 4096, 10  # section 4.1, the ResNets
 CLUSTER_SIZE = 43  # members, as 30,000 clusters of ImageNet's images have

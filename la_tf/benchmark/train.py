@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from la_tf import runtime
 from la_tf.benchmark.step import BATCH, K, set_random_labels
 from la_tf.benchmark.timing import Row, repeat
 from la_tf.building import build_model
@@ -19,6 +18,7 @@ from la_tf.config import (
 )
 from la_tf.model import LocalAggregation
 from la_tf.networks import build_network
+from la_tf.runs import runtime
 
 CLASSES = 1000  # of the supervised step
 

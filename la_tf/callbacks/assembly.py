@@ -5,10 +5,9 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from la_tf import runtime
-from la_tf.callbacks.checkpoint import Checkpointing
-from la_tf.callbacks.clustering import ClusteringCallback
-from la_tf.callbacks.knn import KNNCallback, named
+from la_tf.callbacks.checkpointing import Checkpointing
+from la_tf.callbacks.clustering_rounds import ClusteringCallback
+from la_tf.callbacks.heldout_knn import KNNCallback
 from la_tf.callbacks.milestones import Milestones
 from la_tf.callbacks.pictures import write_augmented_views
 from la_tf.callbacks.progress import Progress
@@ -18,9 +17,11 @@ from la_tf.callbacks.train_log import TrainLog
 from la_tf.config import Config, ConfigError
 from la_tf.data.base import Source, sample_rows
 from la_tf.data.pipeline import eval_dataset, steps_per_epoch
-from la_tf.evaluation.features import Embedder, pixels
-from la_tf.health import HealthMonitor
-from la_tf.run_directory import RunLog
+from la_tf.embedding.embedder import Embedder, pixels
+from la_tf.results.knn_metric import named
+from la_tf.runs import runtime
+from la_tf.runs.health import HealthMonitor
+from la_tf.runs.log import RunLog
 from la_tf.schedules import Plateau
 
 DENSITY_SAMPLE = 1000

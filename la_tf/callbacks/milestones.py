@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from la_tf.callbacks.base import StepCallback
+from la_tf.callbacks.step_callback import StepCallback
 from la_tf.evaluation.knn import KS, knn_accuracy
-from la_tf.evaluation.knn_metric import named
-from la_tf.run_directory import RunLog
+from la_tf.results.knn_metric import named
+from la_tf.runs.log import RunLog
 
 # Embeddings of the training images [N, D], then of the held-out images [Q, D].
 Embeddings = Sequence[np.ndarray]

@@ -12,7 +12,7 @@ from la_tf.data.augment import augment_view, center_view, denormalize, view_seed
 from la_tf.data.base import DataError, Source, Subset, sample_rows
 from la_tf.data.checks import find_bad_images
 from la_tf.data.pipeline import EVAL_BATCH_SIZE, ordered_dataset
-from la_tf.run_directory import RunError
+from la_tf.errors import RunError
 
 SHEET_IMAGES = 6
 SHEET_EPOCHS = 7

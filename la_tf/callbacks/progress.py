@@ -6,8 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from la_tf.callbacks.base import StepCallback
-from la_tf.evaluation.knn_metric import KNN_METRICS
+from la_tf.callbacks.step_callback import StepCallback
+from la_tf.results.knn_metric import KNN_METRICS
 
 QUIET_SECONDS = 30  # between lines where there is no terminal, so that logs stay readable
 

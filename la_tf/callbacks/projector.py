@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins import projector
 
-from la_tf.callbacks.base import StepCallback
 from la_tf.callbacks.pictures import thumbnails, tile, write_png, writing
+from la_tf.callbacks.step_callback import StepCallback
 from la_tf.data.base import Source, sample_rows
 from la_tf.phases import IR, LA
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from la_tf import runtime
 from la_tf.clustering import Clustering
+from la_tf.runs import runtime
 
 
 def exchange(

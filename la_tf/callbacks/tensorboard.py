@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from la_tf.callbacks.base import EvaluationCallback
-from la_tf.evaluation.density import densities
+from la_tf.callbacks.step_callback import EvaluationCallback
+from la_tf.evaluation.bank_density import densities
 
 
 class TensorBoardScalars:

@@ -2,8 +2,8 @@
 
 import time
 
-from la_tf.callbacks.base import StepCallback
-from la_tf.run_directory import RunLog
+from la_tf.callbacks.step_callback import StepCallback
+from la_tf.runs.log import RunLog
 
 
 class TrainLog(StepCallback):

@@ -8,16 +8,15 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from la_tf import runtime
 from la_tf.data.base import DataError, Source
 from la_tf.data.identity import identify
 from la_tf.data.pipeline import eval_dataset
-from la_tf.evaluation.features import Embedder, pixels
+from la_tf.embedding.embedder import Embedder, pixels
 from la_tf.evaluation.knn import KS, clipped, knn_accuracy
-from la_tf.evaluation.knn_metric import KNN_METRICS
 from la_tf.evaluation.linear import ReadoutConfig, layer_features, pixel_features
 from la_tf.evaluation.readout_training import ReadoutTraining
-from la_tf.evaluation.results import (
+from la_tf.phases import UNTRAINED
+from la_tf.results.evaluations import (
     BANK,
     CROPS,
     FOLDER,
@@ -27,8 +26,9 @@ from la_tf.evaluation.results import (
     require_own_name,
     write_evaluation,
 )
-from la_tf.phases import UNTRAINED
-from la_tf.trained import TrainedRun
+from la_tf.results.knn_metric import KNN_METRICS
+from la_tf.runs import runtime
+from la_tf.runs.trained_run import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True)

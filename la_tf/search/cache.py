@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from la_tf.embedding.embedding_model import EmbeddingError
 from la_tf.errors import first_line
-from la_tf.evaluation.embedding import EmbeddingError
 
 _FORMAT = 1  # part of the file's name: another one starts anew
 _TABLE = """CREATE TABLE IF NOT EXISTS pictures (

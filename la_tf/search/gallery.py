@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from la_tf.data.base import DataError, Subset
 from la_tf.data.checks import BadImage, find_bad_images
+from la_tf.data.image_headers import PictureError, count_pixels
 from la_tf.data.pipeline import EVAL_BATCH_SIZE
+from la_tf.embedding.embedding_model import EmbeddingError, EmbeddingModel
 from la_tf.errors import first_line
-from la_tf.evaluation.embedding import EmbeddingError, EmbeddingModel
 from la_tf.search.cache import EmbeddingCache, cache_file, default_cache_dir
-from la_tf.search.files import PictureFiles, printable
-from la_tf.serving.pictures import PictureError, count_pixels
+from la_tf.search.picture_files import PictureFiles, printable
 
 MAX_MEGAPIXELS = 150  # decoded and in float32, such a picture takes 2 GB
 _A_SAVE = 2 * EVAL_BATCH_SIZE  # pictures

@@ -11,10 +11,10 @@ import jinja2
 from PIL import Image, ImageOps
 
 from la_tf.analysis.images import data_uri
-from la_tf.run_directory import replace_file
-from la_tf.search.files import printable
+from la_tf.data.image_headers import FORMATS
+from la_tf.files import replace_file
 from la_tf.search.nearest import Match, SearchResult
-from la_tf.serving.pictures import FORMATS
+from la_tf.search.picture_files import printable
 
 MAX_QUERIES = 100
 MAX_MATCHES = 50

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
+from la_tf.data.image_headers import PictureError, count_pixels
 from la_tf.serving import protocol
 from la_tf.serving.batching import Batcher, EncodedPicture, QueueFullError
-from la_tf.serving.model import ServedModel
-from la_tf.serving.pictures import PictureError, count_pixels
 from la_tf.serving.protocol import Predict, RequestError
+from la_tf.serving.served_model import ServedModel
 
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS = 1

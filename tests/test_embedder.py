@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from la_tf.evaluation.features import Embedder, pixels
+from la_tf.embedding.embedder import Embedder, pixels
 from la_tf.networks import build_network
 
 

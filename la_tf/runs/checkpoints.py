@@ -4,7 +4,7 @@ import pathlib
 
 import tensorflow as tf
 
-from la_tf.run_directory import RunError
+from la_tf.errors import RunError
 
 
 def present_checkpoints(folder: str | pathlib.Path) -> list[str]:

@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from la_tf.config import Config
-from la_tf.evaluation.knn_metric import KNN, KNN1, KNN_METRICS
-from la_tf.evaluation.results import (
+from la_tf.errors import RunError
+from la_tf.phases import IR, LA, UNTRAINED
+from la_tf.results.evaluations import (
     TableRow,
     columns_of,
     gallery_note,
     read_evaluations,
     result_table,
 )
-from la_tf.evaluation.table import Row
-from la_tf.health import HealthMonitor
-from la_tf.phases import IR, LA, UNTRAINED
-from la_tf.run_directory import Record, RunError
-from la_tf.trained import TrainedRun
+from la_tf.results.knn_metric import KNN, KNN1, KNN_METRICS
+from la_tf.results.knn_table import Row
+from la_tf.runs.health import HealthMonitor
+from la_tf.runs.log import Record
+from la_tf.runs.trained_run import TrainedRun
 
 OBJECTIVES = {
     UNTRAINED: "Untrained",

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from la_tf.evaluation.knn_metric import KNN, KNN1
 from la_tf.phases import phase_after
+from la_tf.results.knn_metric import KNN, KNN1
 
 Row = tuple[str, float, float]
 

@@ -4,7 +4,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from la_tf.run_directory import RunError
+from la_tf.errors import RunError
 
 
 class Embedder:

@@ -8,10 +8,11 @@ import pathlib
 import re
 from typing import Any
 
-from la_tf.evaluation.knn_metric import KNN, KNN1
-from la_tf.evaluation.paper import paper_rows
+from la_tf.errors import RunError
+from la_tf.files import write_json
 from la_tf.phases import IR, LA, UNTRAINED
-from la_tf.run_directory import RunError, write_json
+from la_tf.results.knn_metric import KNN, KNN1
+from la_tf.results.paper_tables import paper_rows
 
 FOLDER = "evaluation"
 READOUTS = ("conv1", "conv2", "conv3", "conv4", "conv5")

@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from la_tf.data.augment import decode
-from la_tf.serving.pictures import PictureError, count_pixels
+from la_tf.data.image_headers import PictureError, count_pixels
 
 
 def picture(name: str, width: int = 30, height: int = 20, mode: str = "RGB", **options) -> bytes:

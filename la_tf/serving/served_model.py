@@ -12,9 +12,9 @@ from google.protobuf.json_format import MessageToDict
 from PIL import Image
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
+from la_tf.data.image_headers import PictureError
+from la_tf.embedding.embedding_model import EmbeddingError, newest_version
 from la_tf.errors import first_line
-from la_tf.evaluation.embedding import EmbeddingError, newest_version
-from la_tf.serving.pictures import PictureError
 from la_tf.serving.protocol import INPUT, OUTPUT, SIGNATURE
 
 

@@ -10,11 +10,11 @@ import time
 
 import tensorflow as tf
 
-from la_tf.callbacks.base import StepCallback
-from la_tf.checkpoints import present_checkpoints
-from la_tf.errors import first_line
-from la_tf.health import diverged
-from la_tf.run_directory import RunError, RunLog
+from la_tf.callbacks.step_callback import StepCallback
+from la_tf.errors import RunError, first_line
+from la_tf.runs.checkpoints import present_checkpoints
+from la_tf.runs.health import diverged
+from la_tf.runs.log import RunLog
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

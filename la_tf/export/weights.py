@@ -145,7 +145,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _require_metadata(stored: dict[str, np.ndarray], path: pathlib.Path) -> None:
     if missing := [name for name in _METADATA if name not in stored]:
-        raise WeightsError(f"{path} lacks {_some(missing)}: write it with la_tf.weights.")
+        raise WeightsError(f"{path} lacks {_some(missing)}: write it with la_tf.export.weights.")
 
 
 def _in_words(name: object, image_size: object, dim: object) -> str:

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from la_tf.evaluation.paper import ROWS as PAPER
-from la_tf.evaluation.results import (
+from la_tf.errors import RunError
+from la_tf.results.evaluations import (
     Evaluation,
     find_evaluation,
     format_results,
@@ -16,7 +16,7 @@ from la_tf.evaluation.results import (
     result_table,
     write_evaluation,
 )
-from la_tf.run_directory import RunError
+from la_tf.results.paper_tables import ROWS as PAPER
 
 KNN = Evaluation(
     protocol="knn",

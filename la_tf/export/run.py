@@ -10,7 +10,9 @@ import tensorflow as tf
 from la_tf.data.augment import center_view, decode, denormalize
 from la_tf.data.base import DataError
 from la_tf.data.sources import open_train_and_val
-from la_tf.export import (
+from la_tf.export.model_card import MARK, MODEL_CARD, model_card
+from la_tf.export.onnx import INSTALL, OPSET, export_onnx, onnx_difference, require_tf2onnx
+from la_tf.export.saved_model import (
     VERSION,
     ExportError,
     cannot_be_written,
@@ -18,11 +20,9 @@ from la_tf.export import (
     own_folder,
     read_signatures,
 )
+from la_tf.export.weights import save_weights
 from la_tf.files import lock, replace_folder
-from la_tf.model_card import MARK, MODEL_CARD, model_card
-from la_tf.onnx_export import INSTALL, OPSET, export_onnx, onnx_difference, require_tf2onnx
-from la_tf.trained import TrainedRun
-from la_tf.weights import save_weights
+from la_tf.runs.trained_run import TrainedRun
 
 WEIGHTS = "weights.npz"
 ONNX = "network.onnx"

@@ -24,10 +24,9 @@ from la_tf.data.base import DataError, Source, Subset
 from la_tf.data.checks import find_bad_images
 from la_tf.data.identity import identify
 from la_tf.data.pipeline import EVAL_BATCH_SIZE
+from la_tf.embedding.embedding_model import EmbeddingError, EmbeddingModel
 from la_tf.errors import first_line
-from la_tf.evaluation.embedding import EmbeddingError, EmbeddingModel
-from la_tf.files import lock
-from la_tf.run_directory import write_json
+from la_tf.files import lock, write_json
 
 ARRAY_FILE = "embeddings.npy"
 TABLE_FILE = "embeddings.parquet"

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from la_tf.data.digits import digits_parts
 from la_tf.data.pipeline import eval_dataset
-from la_tf.evaluation.features import Embedder
-from la_tf.run_directory import RunError
-from la_tf.trained import load_run, open_images
+from la_tf.embedding.embedder import Embedder
+from la_tf.errors import RunError
+from la_tf.runs.trained_run import load_run, open_images
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from la_tf.errors import first_line
-from la_tf.export import ExportError
+from la_tf.export.saved_model import ExportError
 
 OPSET = 17  # every operation of the networks is in it; ONNX Runtime reads it from 1.13 on
 TOLERANCE = 1e-4  # of a unit vector's coordinates; measured: 5e-7
@@ -30,7 +30,7 @@ def export_onnx(saved_model: pathlib.Path, path: pathlib.Path) -> None:
     """Converts the signature `images` of a SavedModel: `images` [B, S, S, 3] -> `embedding` [B, D].
 
     Args:
-      saved_model: see `export.export_saved_model`.
+      saved_model: see `saved_model.export_saved_model`.
       path: the ONNX file to be written.
 
     Raises:

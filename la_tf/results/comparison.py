@@ -8,13 +8,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from la_tf.config import Config
-from la_tf.evaluation.knn_metric import KNN, KNN_METRICS
-from la_tf.evaluation.paper import CLOSEST, paper_rows
-from la_tf.evaluation.results import BANK, CROPS, PIXELS, READOUTS, Evaluation, read_evaluations
-from la_tf.evaluation.results import COLUMNS as RESULT_COLUMNS
+from la_tf.errors import RunError
 from la_tf.phases import IR, LA, phase_after
-from la_tf.run_description import read_description
-from la_tf.run_directory import Record, RunError, read_log
+from la_tf.results.evaluations import BANK, CROPS, PIXELS, READOUTS, Evaluation, read_evaluations
+from la_tf.results.evaluations import COLUMNS as RESULT_COLUMNS
+from la_tf.results.knn_metric import KNN, KNN_METRICS
+from la_tf.results.paper_tables import CLOSEST, paper_rows
+from la_tf.runs.description import read_description
+from la_tf.runs.log import Record, read_log
 
 ACCURACIES = (*RESULT_COLUMNS, PIXELS)
 COLUMNS = (

@@ -8,14 +8,15 @@ from typing import Any
 
 import jinja2
 
-from la_tf import runtime
-from la_tf.analysis import record
 from la_tf.config import Config
-from la_tf.evaluation.table import table_rows
-from la_tf.export import VERSION, read_signatures
-from la_tf.run_directory import Record, RunError, read_log
-from la_tf.trained import TrainedRun
-from la_tf.weights import checksum, named_tensors
+from la_tf.errors import RunError
+from la_tf.export.saved_model import VERSION, read_signatures
+from la_tf.export.weights import checksum, named_tensors
+from la_tf.results import run_facts
+from la_tf.results.knn_table import table_rows
+from la_tf.runs import runtime
+from la_tf.runs.log import Record, read_log
+from la_tf.runs.trained_run import TrainedRun
 
 MODEL_CARD = "README.md"
 MARK = "<!-- model card of la_tf -->"  # tells our page from a README that a person wrote
@@ -46,11 +47,11 @@ def model_card(run: TrainedRun, folder: pathlib.Path, onnx: str = "") -> str:
         signatures=read_signatures(folder / VERSION),
         tensor_name=next(iter(named_tensors(run.network))),
         onnx=onnx,
-        facts=record.summary(run, records),
-        warnings=record.warnings(run, records),
+        facts=run_facts.summary(run, records),
+        warnings=run_facts.warnings(run, records),
         tables=tables,
         missing=missing,
-        configuration=[s for s in record.configuration(run.config) if s.name != "run"],
+        configuration=[s for s in run_facts.configuration(run.config) if s.name != "run"],
         environments=_environments(run),
         exported=_exported(),
         weights=checksum(run.network),
@@ -76,13 +77,13 @@ def _metrics(run: TrainedRun) -> list[Record]:
         return []
 
 
-def _results(run: TrainedRun, records: list[Record]) -> tuple[list[record.Table], list[str]]:
+def _results(run: TrainedRun, records: list[Record]) -> tuple[list[run_facts.Table], list[str]]:
     """Tables of what was measured, and sentences on what was not."""
     total_steps = run.config.schedule.epochs * run.steps_per_epoch
     rows, gallery = table_rows(records, run.warm_start_steps, total_steps)
-    tables = [record.milestone_table(rows, gallery)] if rows else []
+    tables = [run_facts.milestone_table(rows, gallery)] if rows else []
     try:
-        evaluated = record.result_tables(run)
+        evaluated = run_facts.result_tables(run)
     except RunError:
         return tables, ["The results of tools/evaluate.py cannot be read, so none are shown."]
     if not tables and not evaluated:
@@ -90,11 +91,11 @@ def _results(run: TrainedRun, records: list[Record]) -> tuple[list[record.Table]
     return tables + evaluated, []
 
 
-def _environments(run: TrainedRun) -> list[record.Environment]:
+def _environments(run: TrainedRun) -> list[run_facts.Environment]:
     try:
-        return record.environments(run)
+        return run_facts.environments(run)
     except RunError:
-        return [record.Environment("Every start", {"the environment": "is not known"})]
+        return [run_facts.Environment("Every start", {"the environment": "is not known"})]
 
 
 def _exported() -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _digests(folder: pathlib.Path) -> dict[str, str]:
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("la_tf"),
+        loader=jinja2.PackageLoader("la_tf.export"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -7,13 +7,13 @@ import numpy as np
 import tensorflow as tf
 from sklearn.metrics import normalized_mutual_info_score
 
-from la_tf import runtime
-from la_tf.callbacks.base import StepCallback
 from la_tf.callbacks.sharing import exchange
+from la_tf.callbacks.step_callback import StepCallback
 from la_tf.clustering import Clustering, run_clusterings
 from la_tf.config import ClusteringConfig
-from la_tf.health import diverged
-from la_tf.run_directory import RunLog
+from la_tf.runs import runtime
+from la_tf.runs.health import diverged
+from la_tf.runs.log import RunLog
 
 
 class ClusteringCallback(StepCallback):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from la_tf import runtime
 from la_tf.config import DataConfig, NumericsConfig
 from la_tf.data.augment import CENTER_VIEW_VERSION
 from la_tf.data.base import DataError, Source
@@ -17,7 +16,8 @@ from la_tf.data.checks import keep_good_images
 from la_tf.data.pipeline import EVAL_BATCH_SIZE, eval_dataset
 from la_tf.data.sources import open_train_and_val
 from la_tf.errors import first_line
-from la_tf.trained import TrainedRun
+from la_tf.runs import runtime
+from la_tf.runs.trained_run import TrainedRun
 
 _DIGITS = 16  # of a digest in an identity
 

@@ -1,98 +1,21 @@
-"""A run directory: the record of a run, and the guard against mixing two of them."""
+"""A run directory: locked, and guarded against mixing two runs."""
 
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from la_tf import config as config_lib
 from la_tf.config import Config
-from la_tf.files import lock, replacing
+from la_tf.errors import RunError
+from la_tf.files import lock, write_json
+from la_tf.runs.log import Record, read_log
 
 # What does not change the result of a run, and may differ when it is resumed. Where the images
 # are may change too; their names, order and labels are held by the fingerprint.
 LOCATION_OPTIONS = ("data", "val_data")
 LOCK = "lock"
-
-Record = dict[str, Any]
-
-
-class RunError(RuntimeError):
-    """A run directory that cannot be used; the message says why and what to do."""
-
-
-class RunLog:
-    """Appends records, one JSON object a line, and passes each to its listeners first."""
-
-    def __init__(self, path: pathlib.Path, listeners: list[Callable[[Record], None]] | None = None):
-        """Opens a file for appending; `listeners` may raise to stop a run."""
-        self.path = path
-        self.listeners = listeners if listeners is not None else []
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, kind: str, step: int, epoch: int, **values: Any) -> None:
-        """Writes one record.
-
-        Args:
-          kind: train, knn, clustering, milestone, ...
-          step: steps done.
-          epoch: epochs begun, counted from 1.
-          **values: whatever belongs to this kind; plain numbers and strings.
-
-        Raises:
-          RunError: the disk is full or cannot be written.
-        """
-        record = {"kind": kind, "step": step, "epoch": epoch, **values}
-        for listener in self.listeners:
-            listener(record)
-        try:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise RunError(
-                f"{self.path} cannot be written: {error.strerror}. Checkpoints are untouched; "
-                "mend that and start the same command again."
-            ) from error
-
-    def tell(self) -> int:
-        """Bytes written so far."""
-        return self._file.tell()
-
-    def truncate(self, size: int) -> None:
-        """Forgets every record after the first `size` bytes.
-
-        Raises:
-          RunError: the file is shorter than that.
-        """
-        if self.path.stat().st_size < size:
-            raise RunError(
-                f"{self.path} is shorter than when the last checkpoint was written: restore it, "
-                "or start a new run directory."
-            )
-        self._file.truncate(size)
-        self._file.seek(size)
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-
-def read_log(path: pathlib.Path) -> list[Record]:
-    """All records of a log; a last line cut off by a kill is left out."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Replaces a JSON file in one step."""
-    replace_file(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def replace_file(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file in one step: whoever opens it sees the old one or the new one."""
-    with replacing(path) as partial:
-        partial.write_bytes(content)
 
 
 def read_json(path: pathlib.Path, option: str = "--run_dir") -> Any:

@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from la_tf import runtime
 from la_tf.building import network_of
-from la_tf.checkpoints import present_checkpoints
 from la_tf.config import Config, NumericsConfig
 from la_tf.data.base import Source, align_labels
 from la_tf.data.checks import keep_good_images
 from la_tf.data.identity import identify
 from la_tf.data.pipeline import steps_per_epoch
 from la_tf.data.sources import open_source, open_train_and_val
-from la_tf.errors import first_line
+from la_tf.errors import RunError, first_line
 from la_tf.phases import phase_after
-from la_tf.run_description import read_description
-from la_tf.run_directory import RunError
+from la_tf.runs import runtime
+from la_tf.runs.checkpoints import present_checkpoints
+from la_tf.runs.description import read_description
 
 
 @dataclasses.dataclass(frozen=True)

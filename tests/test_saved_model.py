@@ -16,8 +16,8 @@ from PIL import Image
 from la_tf.data.augment import center_view
 from la_tf.data.pipeline import eval_dataset
 from la_tf.data.sources import open_source
-from la_tf.evaluation.features import Embedder
-from la_tf.export import ExportError, export_saved_model, read_signatures
+from la_tf.embedding.embedder import Embedder
+from la_tf.export.saved_model import ExportError, export_saved_model, read_signatures
 from la_tf.networks import build_network, readouts
 
 SIDES = (32, 80)  # views that show the whole short side, and views that cut a margin off

@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from la_tf.config import Config, from_dict
-from la_tf.run_directory import RunError
+from la_tf.errors import RunError
 
 
 def read_description(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:

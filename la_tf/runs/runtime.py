@@ -11,9 +11,9 @@ from typing import Any
 import tensorflow as tf
 from official.common import distribute_utils
 
-from la_tf import processor
 from la_tf.config import Config, ConfigError, NumericsConfig, RunConfig
 from la_tf.faiss_library import faiss
+from la_tf.runs import processor
 
 MAX_SIMILARITIES = 2**31 - 1  # of softmax and top_k on GPUs, which count in int32
 

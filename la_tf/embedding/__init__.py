@@ -1,0 +1,1 @@
+"""Embeddings of whole sets of images, by the network of a run or an export."""

@@ -1,0 +1,1 @@
+"""A trained network for others: SavedModel, plain weights, ONNX, model card."""
