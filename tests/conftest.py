@@ -12,8 +12,8 @@ import sys
 from la_tf import quiet
 
 quiet.quiet()
-# Several tests ask for more devices than a machine may have GPUs, and for equal bits on all of them.
-# CUDA_VISIBLE_DEVICES=0 shows the first GPU to a test that is named beside it.
+# Several tests ask for more devices than a machine may have GPUs, and for equal bits on all.
+# CUDA_VISIBLE_DEVICES=0 lets the tests that are named beside it see the first GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np  # noqa: E402
