@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from la_tf.errors import RunError, first_line
 from la_tf.files import lock, write_json
-from la_tf.runs.checkpoints import present_checkpoints
+from la_tf.runs.checkpoints import mend_list, present_checkpoints
 from la_tf.runs.directory import LOCK, read_json, refuse_differences
 
 CHECKPOINTS = "checkpoints"
@@ -57,7 +57,7 @@ def claim(path: pathlib.Path, description: Description) -> None:
       RunError: it holds a fine-tuning of another description; the message names the difference.
     """
     file = path / _SETTINGS
-    if (path / CHECKPOINTS / "checkpoint").exists() or (path / RESULTS).exists():
+    if present_checkpoints(path / CHECKPOINTS) or (path / RESULTS).exists():
         differences = _differences(read(file), description)
         refuse_differences(path, differences, "a fine-tuning of other settings", _OPTION)
     else:
@@ -67,8 +67,7 @@ def claim(path: pathlib.Path, description: Description) -> None:
 def newest_checkpoint(path: pathlib.Path) -> int | None:
     """The step of the newest checkpoint that is there, which Model Garden restores next.
 
-    Model Garden restores what the file `checkpoint` names. Where the files of that one were
-    removed, this makes it name the newest of the others.
+    Model Garden restores what the file `checkpoint` names, so that is made to name it.
 
     Args:
       path: the directory, locked.
@@ -80,6 +79,7 @@ def newest_checkpoint(path: pathlib.Path) -> int | None:
       RunError: it is damaged, or all are gone.
     """
     folder = path / CHECKPOINTS
+    mend_list(folder)
     present = present_checkpoints(folder)
     if not present:
         return None
@@ -95,8 +95,6 @@ def newest_checkpoint(path: pathlib.Path) -> int | None:
             f"the checkpoint {newest} cannot be read ({first_line(error)}): restore it, or remove "
             "its files to go on from an older one."
         ) from error
-    if newest != tf.train.get_checkpoint_state(str(folder)).model_checkpoint_path:
-        tf.compat.v1.train.update_checkpoint_state(str(folder), newest, present)
     return step
 
 

@@ -77,6 +77,8 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
     }
     directory = _open_run_directory(config, strategy, data)
     try:
+        if directory.mended:
+            say(directory.mended)
         return _Run(config, strategy, train_set, heldout, data, directory, say).train()
     finally:
         directory.release()

@@ -204,6 +204,12 @@ def test_a_network_of_small_images_is_one_sentence(voc_dir, tmp_path, trained_ru
     assert not (tmp_path / "out").exists()
 
 
+def make_checkpoint(directory):
+    (directory / "checkpoints").mkdir()
+    for ending in ("index", "data-00000-of-00001"):
+        (directory / "checkpoints" / f"ckpt-1.{ending}").touch()
+
+
 def test_a_foreign_or_used_directory_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="holds files but no fine-tuning"):
@@ -217,8 +223,7 @@ def test_a_foreign_or_used_directory_is_refused(tmp_path):
             output_directory.locked(used),
         ):
             pass
-        (used / "checkpoints").mkdir()
-        (used / "checkpoints" / "checkpoint").touch()
+        make_checkpoint(used)
         output_directory.claim(used, {"settings": {"steps": 9}})
         with pytest.raises(RunError, match="steps was 9, now 8"):
             output_directory.claim(used, {"settings": {"steps": 8}})
@@ -229,8 +234,7 @@ def test_what_another_version_began_is_not_gone_on_with(voc_dir, tmp_path):
     settings = Settings(short_side=64, long_side=96, steps=8)
     start = Start("random", "resnet18", 224, 0, "untrained")
     stored = {"start": dataclasses.asdict(start), "settings": dataclasses.asdict(settings)}
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "checkpoint").touch()
+    make_checkpoint(tmp_path)
     (tmp_path / "settings.json").write_text(json.dumps(stored))
     places = Places(str(voc_dir), tmp_path, tmp_path, "random", network="resnet18")
     with pytest.raises(RunError, match="the version of the detector was None, now"):

@@ -52,7 +52,11 @@ ONLY = {
     "la_tf/data/image_headers.py": {"PIL"},
     # What `tools/compare.py` reads without TensorFlow.
     "la_tf/runs/log.py": {"la_tf.errors"},
-    "la_tf/runs/directory.py": {"la_tf.config", "la_tf.errors", "la_tf.files", "la_tf.runs.log"},
+    "la_tf/runs/checkpoints.py": {"la_tf.errors", "la_tf.files"},
+    "la_tf/runs/directory.py": {
+        *("la_tf.config", "la_tf.errors", "la_tf.files"),
+        *("la_tf.runs.checkpoints", "la_tf.runs.log"),
+    },
     "la_tf/runs/description.py": {"la_tf.config", "la_tf.errors"},
     "la_tf/serving/batching.py": {"numpy"},
     "la_tf/serving/protocol.py": {"numpy"},

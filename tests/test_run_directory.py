@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import shutil
+import signal
+import sys
 
 import pytest
 
@@ -23,8 +26,13 @@ def open_run(path, config=None, data=None):
 def make_run(path):
     """A directory whose run has written a checkpoint."""
     open_run(path).release()
-    (path / "checkpoints").mkdir()
-    (path / "checkpoints" / "checkpoint").write_text("")
+    make_checkpoint(path / "checkpoints", 1)
+
+
+def make_checkpoint(folder, step):
+    folder.mkdir(exist_ok=True)
+    for ending in ("index", "data-00000-of-00001"):
+        (folder / f"ckpt-{step}.{ending}").write_text("")
 
 
 def changed(section: str, **options) -> Config:
@@ -175,8 +183,20 @@ def test_a_log_shorter_than_the_checkpoint_says_is_an_error(tmp_path):
 
 
 def test_half_a_line_is_not_a_record(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"kind": "a"}\n{"kind": "b"')
-    assert read_log(tmp_path / "log.jsonl") == [{"kind": "a"}]
+    whole = {"kind": "a", "step": 1, "epoch": 1}
+    (tmp_path / "log.jsonl").write_text(f'{json.dumps(whole)}\n{{"kind": "b"')
+    assert read_log(tmp_path / "log.jsonl") == [whole]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"{", b"\xff\xfe", bytes(9), b"[]", b"7", b"[" * 99_999, b'{"kind": "a", "step": "b"}', b""],
+)
+def test_a_damaged_line_in_the_middle_leaves_the_others(tmp_path, line):
+    first, last = ({"kind": "a", "step": n, "epoch": 1, "loss": 0.5} for n in (1, 2))
+    content = b"\n".join([json.dumps(first).encode(), line, json.dumps(last).encode(), b""])
+    (tmp_path / "log.jsonl").write_bytes(content)
+    assert read_log(tmp_path / "log.jsonl") == [first, last]
 
 
 def test_a_listener_may_stop_a_record_from_being_written(tmp_path):
@@ -202,3 +222,64 @@ def test_a_run_that_could_not_be_saved_is_not_started(tmp_path):
     require_space(tmp_path, free // 2)
     with pytest.raises(RunError, match="lower --keep_checkpoints"):
         require_space(tmp_path, 2 * free)
+
+
+LEFT_BY_A_KILL = [
+    *([], ["lock"], ["config.json.0f3a.partial"], ["lock", "config.json.0f3a.partial"]),
+    ["config.json", "lock", "environment.json.77.partial"],
+]
+
+
+@pytest.mark.parametrize("names", LEFT_BY_A_KILL)
+def test_what_a_killed_start_leaves_is_its_own(tmp_path, names):
+    open_run(tmp_path / "whole").release()
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in names:
+        whole = tmp_path / "whole" / name
+        (run / name).write_bytes(whole.read_bytes() if whole.exists() else b'{"half')
+    open_run(run).release()
+    assert {f.name for f in run.iterdir()} == {"lock", "config.json", "environment.json"}
+
+
+def test_other_files_beside_a_lock_are_still_foreign(tmp_path):
+    (tmp_path / "lock").touch()
+    (tmp_path / "thesis.partial").touch()
+    with pytest.raises(RunError, match="holds files but no run"):
+        open_run(tmp_path)
+    assert (tmp_path / "thesis.partial").exists()
+
+
+def start_in_a_child(path, kill_at) -> int:
+    """Starts in a child that kills itself before its file operation of this number; exit code.
+
+    Python announces each open, rename, unlink and mkdir to audit hooks; there the kill comes.
+    """
+    count = 0
+
+    def hook(event, args):
+        nonlocal count
+        touches = event in ("open", "os.rename", "os.remove", "os.mkdir", "os.truncate")
+        if touches and str(args[0]).startswith(str(path)):
+            count += 1
+            if count == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if not child:
+        try:
+            sys.addaudithook(hook)
+            open_run(path).release()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_start_killed_at_any_of_its_file_operations_can_be_repeated(tmp_path):
+    kills = 0
+    while start_in_a_child(tmp_path / str(kills), kills + 1) == -signal.SIGKILL:
+        open_run(tmp_path / str(kills)).release()
+        names = {f.name for f in (tmp_path / str(kills)).iterdir()}
+        assert names == {"lock", "config.json", "environment.json"}
+        kills += 1
+    assert kills >= 6

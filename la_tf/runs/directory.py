@@ -10,12 +10,14 @@ from la_tf import config as config_lib
 from la_tf.config import Config
 from la_tf.errors import RunError
 from la_tf.files import lock, write_json
+from la_tf.runs.checkpoints import mend_list, present_checkpoints
 from la_tf.runs.log import Record, read_log
 
 # What does not change the result of a run, and may differ when it is resumed. Where the images
 # are may change too; their names, order and labels are held by the fingerprint.
 LOCATION_OPTIONS = ("data", "val_data")
 LOCK = "lock"
+_WRITTEN = ("config.json", "environment.json")
 
 
 def read_json(path: pathlib.Path, option: str = "--run_dir") -> Any:
@@ -87,6 +89,7 @@ class RunDirectory:
       path: the directory.
       resumed: whether it already held a checkpoint of this run.
       environments: versions and devices of all starts, this one the last.
+      mended: a sentence if the list of its checkpoints was damaged, else None.
     """
 
     def __init__(self, path: str, config: Config, data: dict[str, Any], environment: Record):
@@ -107,7 +110,7 @@ class RunDirectory:
         config_file = self.path / "config.json"
         # A start that failed before its first checkpoint leaves nothing worth protecting, and may
         # be repeated with other options.
-        self.resumed = (self.path / "checkpoints" / "checkpoint").exists()
+        self.resumed = bool(present_checkpoints(self.path / "checkpoints"))
         description = {"config": config_lib.to_dict(config), "data": data}
         if not self.resumed and _has_trained(self.path / "metrics.jsonl"):
             raise RunError(
@@ -118,23 +121,33 @@ class RunDirectory:
             stored = read_json(config_file)
             config_lib.require_without_removed(stored["config"])
             refuse_differences(self.path, _differences(stored, description))
-        elif self.path.is_dir() and any(self.path.iterdir()) and not config_file.exists():
+        elif not config_file.exists() and not self._holds_nothing_else():
             raise RunError(f"{self.path} holds files but no run: name an empty or a new --run_dir.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            # Before the lock, so that a directory with nothing but a lock never looks foreign.
-            if not config_file.exists():
-                write_json(config_file, description)
             self._lock = lock(self.path / LOCK)
+            for leftover in self._leftovers():
+                leftover.unlink()
             if not self.resumed:
                 write_json(config_file, description)
             self.environments = self._append_environment(environment)
+            self.mended = mend_list(self.path / "checkpoints")
         except BlockingIOError:
             raise RunError(f"another process is training in {self.path}.") from None
         except OSError as error:
             raise RunError(
                 f"the run directory {self.path} cannot be written: {error.strerror}."
             ) from error
+
+    def _leftovers(self) -> list[pathlib.Path]:
+        """What a start that was killed left of files that it was writing."""
+        return [f for name in _WRITTEN for f in self.path.glob(f"{name}.*.partial")]
+
+    def _holds_nothing_else(self) -> bool:
+        """Whether there is no directory yet, or it has only what a killed start leaves."""
+        if not self.path.is_dir():
+            return True
+        return set(self.path.iterdir()) <= {self.path / LOCK, *self._leftovers()}
 
     def _append_environment(self, environment: Record) -> list[Record]:
         file = self.path / "environment.json"

@@ -67,6 +67,20 @@ class RunLog:
 
 
 def read_log(path: pathlib.Path) -> list[Record]:
-    """All records of a log; a last line cut off by a kill is left out."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    """All whole records of a log.
+
+    A line that a kill has cut off or a disk has damaged is left out: the others still say what the
+    run did.
+    """
+    lines = path.read_bytes().decode(errors="replace").split("\n")
+    return [record for line in lines[:-1] if (record := _record(line)) is not None]
+
+
+def _record(line: str) -> Record | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(record, dict) and isinstance(record.get("kind"), str)
+    counts = whole and all(type(record.get(name)) is int for name in ("step", "epoch"))
+    return record if counts else None
