@@ -1,13 +1,15 @@
 """`train_step` against the paper's equations, written out in NumPy for a linear network."""
 
 import dataclasses
-import time
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from imitation import needs_bfloat16
 from scipy.special import log_softmax, logsumexp
 
+from la_tf import model as model_module
 from la_tf.config import ObjectiveConfig
 from la_tf.model import LocalAggregation, decayed_weights
 from la_tf.networks import build_network
@@ -21,7 +23,8 @@ LABELS = np.random.default_rng(5).integers(0, 4, (N, 2)).astype(np.float32)
 def linear_network() -> tf.keras.Model:
     images = tf.keras.Input((2, 2, 3))
     x = tf.keras.layers.Flatten()(images)
-    x = tf.keras.layers.Dense(D, name="linear")(x)
+    start = tf.keras.initializers.GlorotUniform(seed=21)
+    x = tf.keras.layers.Dense(D, kernel_initializer=start, name="linear")(x)
     return tf.keras.Model(images, tf.keras.layers.UnitNormalization()(x))
 
 
@@ -84,7 +87,11 @@ class PlainTraining:
 
     def train(self, indices, views):
         v = self.embed(self.weights, views)
-        background = np.argsort(-v @ self.bank.T, axis=1)[:, :K]
+        order = np.argsort(-v @ self.bank.T, axis=1)
+        background = order[:, :K]
+        nearest = np.take_along_axis(v @ self.bank.T, order, axis=1)
+        # Else rounding would decide which row is the k-th.
+        assert (nearest[:, K - 1] - nearest[:, K]).min() > 1e-4
 
         def mean_loss(weights):
             return self.losses(weights, indices, views, background).mean()
@@ -174,6 +181,7 @@ def test_weights_of_the_bank_and_labels_are_not_trained():
     assert {v.name.split("/")[-1] for v in model.trainable_variables} == {"kernel:0", "bias:0"}
 
 
+@needs_bfloat16
 def test_losses_stay_float32_under_mixed_precision():
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
@@ -192,17 +200,25 @@ def test_losses_stay_float32_under_mixed_precision():
     assert np.isfinite(history["loss"]).all()
 
 
-def test_waiting_for_data_is_measured():
-    def pause(indices):
-        time.sleep(0.2)
-        return indices
+def test_waiting_for_data_is_measured(monkeypatch):
+    """By a clock of our own, which runs while the data are made and at no other time."""
+    clock = [0.0]
+    monkeypatch.setattr(model_module, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
 
-    def slow(indices, views):
-        return tf.ensure_shape(tf.numpy_function(pause, [indices], tf.int32), [B]), views
+    class SlowData:
+        """Batches that take two seconds each."""
+
+        def __init__(self, batches):
+            self.batches = iter(batches)
+
+        def __next__(self):
+            clock[0] += 2.0
+            return next(self.batches)
 
     model = make_model(linear_network(), warm_start_steps=9)
-    model.fit(dataset(3), verbose=0)  # traces the step, which takes longer than any waiting
-    before = model.seconds_waiting
-    assert before < 0.2
-    model.fit(dataset(6).map(slow), verbose=0)
-    assert model.seconds_waiting - before > 0.8
+    step = model.make_train_function()
+    data = SlowData(dataset(3))
+    for number in range(3):
+        step(data)
+        clock[0] += 100.0  # whatever else takes time
+        assert model.seconds_waiting == 2.0 * (number + 1)

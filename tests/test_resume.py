@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from imitation import has_bfloat16
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -104,7 +105,7 @@ def test_every_option_that_has_state_resumes_exactly(
         "--cluster_every_steps=5",
         "--cluster_input=center_crops",
         "--plateau_patience=1",
-        "--mixed_precision",
+        *(["--mixed_precision"] if has_bfloat16 else []),
     ]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     code, _, stderr = run_tool("train", *flags, f"--run_dir={straight}")
