@@ -46,7 +46,10 @@ def assert_same_run(run_dir, expected_dir, newest_checkpoint):
 def test_signals_and_kills_leave_no_trace(
     tmp_path, trained_run, start_tool, run_tool, tiny_run, newest_checkpoint
 ):
-    """SIGTERM and Ctrl-C at a step that is not due to be saved; kills at random moments."""
+    """SIGTERM and Ctrl-C at a step that is not due to be saved; kills at random moments.
+
+    After the first of them the list of checkpoints is damaged, while the checkpoints are whole.
+    """
     run_dir = tmp_path / "run"
     flags = [*tiny_run, f"--run_dir={run_dir}"]
     rarely = [*flags, "--checkpoint_every_steps=1000"]
@@ -57,7 +60,10 @@ def test_signals_and_kills_leave_no_trace(
         assert f"stopped by {signum.name} after step {step}" in stdout
         assert newest_step(run_dir) == step
         assert (f"after step {before} of 44" in stdout) == (before > 0)
+        assert ("checkpoint is damaged: it was written anew" in stdout) == (before > 0)
         before = step
+        if signum == signal.SIGTERM:
+            (run_dir / "checkpoints" / "checkpoint").write_bytes(bytes(200))
     moments = random.Random(KILLS)
     for kill in range(KILLS):
         process = start_tool("train", *flags)
