@@ -10,6 +10,7 @@ import pytest
 
 from la_tf.benchmark import clustering as benchmark
 from la_tf.benchmark import plain_kmeans
+from la_tf.benchmark.process import in_process
 from la_tf.benchmark.step import clustered_rows
 from la_tf.clustering import clustering_seeds, run_clusterings
 
@@ -67,12 +68,13 @@ def test_the_plain_process_takes_faiss_as_it_is_installed():
     code = "import sys; from la_tf.benchmark import plain_kmeans; print(*sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     ours = {name for name in output.split() if name.startswith("la_tf")}
-    assert ours == {"la_tf", "la_tf.benchmark", "la_tf.benchmark.plain_kmeans"}
+    names = ("la_tf", "la_tf.benchmark", "la_tf.benchmark.plain_kmeans", "la_tf.benchmark.process")
+    assert ours == set(names)
 
 
-def test_a_process_that_ends_is_said_to_have_ended(tmp_path):
+def test_a_process_that_ends_is_said_to_have_ended():
     points = clustered_rows(10).numpy()
-    too_many = benchmark._plain_process(points, 11, 2, [0])
+    too_many = in_process(plain_kmeans.serve, points, 11, 2, [0])
     with pytest.raises(ValueError, match="ended before it was done"), too_many as cluster:
         cluster()
 

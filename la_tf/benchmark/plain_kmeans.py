@@ -1,15 +1,11 @@
-"""Plain `faiss.Kmeans`, in a process that takes Faiss as it is installed.
+"""Plain `faiss.Kmeans`, for a process that takes Faiss as it is installed."""
 
-  python -m la_tf.benchmark.plain_kmeans VECTORS.npy NUM_CLUSTERS ITERATIONS SEED...
-
-clusters once for each line that it reads, and prints the inertia from every seed.
-"""
-
-import json
-import sys
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 
 import numpy as np
+
+from la_tf.benchmark.process import answer
 
 
 def cluster(
@@ -17,6 +13,17 @@ def cluster(
 ) -> list[float]:
     """Clusters vectors [N, D] from every seed, labels included, and returns each inertia."""
     return [_cluster(vectors, num_clusters, iterations, seed) for seed in seeds]
+
+
+def serve(
+    vectors: np.ndarray,
+    num_clusters: int,
+    iterations: int,
+    seeds: Sequence[int],
+    requests: Connection,
+) -> None:
+    """Clusters once for each request, see `process.in_process`."""
+    answer(requests, lambda: cluster(vectors, num_clusters, iterations, seeds))
 
 
 def _cluster(vectors: np.ndarray, num_clusters: int, iterations: int, seed: int) -> float:
@@ -35,16 +42,3 @@ def _cluster(vectors: np.ndarray, num_clusters: int, iterations: int, seed: int)
     kmeans.train(vectors)
     distances, _ = kmeans.index.search(vectors, 1)
     return float(np.sum(distances, dtype=np.float64))
-
-
-def main() -> None:
-    """Reads the command line, then line by line."""
-    path, *numbers = sys.argv[1:]
-    num_clusters, iterations, *seeds = map(int, numbers)
-    vectors = np.load(path)
-    for _ in sys.stdin:
-        print(json.dumps(cluster(vectors, num_clusters, iterations, seeds)), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -55,6 +56,18 @@ def repeat(
             tf.test.experimental.sync_devices()
             seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def with_results(
+    functions: Mapping[str, Callable[[], Any]],
+) -> tuple[dict[str, Callable[[], None]], dict[str, list]]:
+    """The same functions for `repeat`, and what each call of them will have returned, by name."""
+    results: dict[str, list] = {name: [] for name in functions}
+
+    def noting(name: str) -> Callable[[], None]:
+        return lambda: results[name].append(functions[name]())
+
+    return {name: noting(name) for name in functions}, results
 
 
 def paired_ratio(row: Row, floor: Row) -> float:
