@@ -11,10 +11,10 @@ import tensorflow as tf
 from la_tf.building import build_model
 from la_tf.callbacks.assembly import RunCallbacks
 from la_tf.config import Config
-from la_tf.data.base import DataError, Source
-from la_tf.data.checks import check_images, find_bad_images
+from la_tf.data.base import Source
+from la_tf.data.checks import keep_good_images, refuse_bad_images
 from la_tf.data.identity import identify
-from la_tf.data.pipeline import step_indices, steps_per_epoch, train_dataset
+from la_tf.data.pipeline import Steps, step_indices, steps_per_epoch, train_dataset
 from la_tf.data.sources import open_train_and_val
 from la_tf.errors import RunError
 from la_tf.evaluation.knn import clipped
@@ -64,9 +64,9 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
     runtime.configure(config.numerics, config.schedule.seed)
     strategy = runtime.make_strategy(config.run)
     train_set, heldout = open_train_and_val(config.data, config.schedule.seed)
-    train_set = _checked(train_set, config.data.skip_bad_images, say)
+    train_set = keep_good_images(train_set, config.data.skip_bad_images, say)
     if heldout is not None:
-        heldout = _checked(heldout, config.data.skip_bad_images, say)
+        heldout = keep_good_images(heldout, config.data.skip_bad_images, say)
     config, notes = resolve(config, train_set.num_examples)
     for note in notes:
         say(note)
@@ -80,13 +80,6 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
         return _Run(config, strategy, train_set, heldout, data, directory, say).train()
     finally:
         directory.release()
-
-
-def _checked(source: Source, skip_bad: bool, say: Callable[[str], None]) -> Source:
-    result = check_images(source, skip_bad)
-    if result.bad:
-        say(str(result))
-    return result.source
 
 
 def _open_run_directory(
@@ -161,8 +154,8 @@ class _Run:
                 "the device is out of memory: use more devices with --num_devices, or start anew "
                 "with a lower --batch_size or --k."
             ) from error
-        except tf.errors.OpError as error:
-            self._explain_bad_images(error)
+        except tf.errors.OpError:
+            self._refuse_bad_images()
             raise
         finally:
             self.callbacks.close()
@@ -216,19 +209,16 @@ class _Run:
             self._fit_epochs(epoch * spe, epoch, epochs, steps=spe)
 
     def _fit_epochs(self, step: int, first: int, last: int, steps: int) -> None:
+        data = self.config.data
+        end = last * self.steps_per_epoch
+        part = Steps(step, end, data.batch_size, self.config.schedule.seed)
+
         def replicas_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            here = context.num_replicas_in_sync // context.num_input_pipelines
-            mine = context.input_pipeline_id * here
             return train_dataset(
                 self.train_set,
-                image_size=self.config.data.image_size,
-                batch_size=self.config.data.batch_size,
-                seed=self.config.schedule.seed,
+                part.of_process(context),
+                image_size=data.image_size,
                 augment=self.config.augment,
-                start_step=step,
-                end_step=last * self.steps_per_epoch,
-                num_replicas=context.num_replicas_in_sync,
-                replica_ids=range(mine, mine + here),
             )
 
         self.model.fit(
@@ -240,16 +230,12 @@ class _Run:
             verbose=0,
         )
 
-    def _explain_bad_images(self, error: tf.errors.OpError) -> None:
+    def _refuse_bad_images(self) -> None:
         """Raises DataError if images of the failed step cannot be decoded."""
         step = int(self.model.optimizer.iterations.numpy())
         data, seed = self.config.data, self.config.schedule.seed
         indices = step_indices(self.train_set.num_examples, data.batch_size, seed, step)
-        if bad := find_bad_images(self.train_set, indices):
-            raise DataError(
-                f"training stopped at step {step}: {bad[0].name} cannot be decoded "
-                f"({bad[0].reason}); find all such files with tools/check_data.py and remove them."
-            ) from error
+        refuse_bad_images(self.train_set, indices, f"training stopped at step {step}: ")
 
     def _export(self, folder: pathlib.Path) -> pathlib.Path:
         """Exports as tools/export.py does, and embeds one image through the export as a check."""

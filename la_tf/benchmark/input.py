@@ -19,7 +19,7 @@ from la_tf.benchmark.timing import Row, repeat
 from la_tf.config import AugmentConfig
 from la_tf.data.augment import DEVIATION, MEAN
 from la_tf.data.folder import FolderSource
-from la_tf.data.pipeline import train_dataset
+from la_tf.data.pipeline import Steps, train_dataset
 
 WIDTH, HEIGHT = 500, 375  # the most frequent size in ImageNet
 _QUALITY = 90
@@ -56,15 +56,8 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         _write_files(folder, photographs, num_files)
         source = FolderSource(folder)
-        dataset = train_dataset(
-            source,
-            image_size=image_size,
-            batch_size=batch_size,
-            seed=0,
-            augment=AugmentConfig(),
-            start_step=0,
-            end_step=batches,
-        )
+        steps = Steps(0, batches, batch_size, seed=0)
+        dataset = train_dataset(source, steps, image_size=image_size, augment=AugmentConfig())
         paths = itertools.cycle([source.describe(i) for i in range(num_files)])
         shape = (batch_size, image_size, image_size, 3)
         # Not forked: TensorFlow has threads.

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from la_tf.config import AugmentConfig
 from la_tf.data.augment import augment_view, center_view, denormalize, view_seed
-from la_tf.data.base import DataError, Source, Subset, sample_rows
-from la_tf.data.checks import find_bad_images
+from la_tf.data.base import Source, Subset, sample_rows
+from la_tf.data.checks import refuse_bad_images
 from la_tf.data.pipeline import EVAL_BATCH_SIZE, ordered_dataset
 from la_tf.errors import RunError
 
@@ -168,10 +168,6 @@ def writing(path: pathlib.Path) -> Iterator[None]:
 def _naming_bad_images(source: Source, rows: np.ndarray) -> Iterator[None]:
     try:
         yield
-    except tf.errors.OpError as error:
-        if bad := find_bad_images(source, rows):
-            raise DataError(
-                f"{bad[0].name} cannot be decoded ({bad[0].reason}); find all such files with "
-                "tools/check_data.py and remove them."
-            ) from error
+    except tf.errors.OpError:
+        refuse_bad_images(source, rows)
         raise

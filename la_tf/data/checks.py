@@ -125,28 +125,34 @@ def find_bad_images(source: Source, indices: Iterable[int]) -> tuple[BadImage, .
     return _find(source, indices, _decode_problem)
 
 
-def survey(source: Source) -> Survey:
-    """Decodes every image and counts formats and sizes.
+def refuse_bad_images(source: Source, indices: Iterable[int], when: str = "") -> None:
+    """Names the first of some images that cannot be decoded, after a pipeline has failed.
 
     Args:
       source: N examples.
+      indices: which ones.
+      when: what the sentence begins with.
+
+    Raises:
+      DataError: there is such an image.
     """
+    if bad := find_bad_images(source, indices):
+        raise DataError(
+            f"{when}{bad[0].name} cannot be decoded ({bad[0].reason}); find all such files with "
+            "tools/check_data.py and remove them."
+        )
+
+
+def survey(source: Source) -> Survey:
+    """Decodes every image of a source and counts formats and sizes."""
     formats, sizes, bad = collections.Counter(), collections.Counter(), []
-
-    def look(i: int) -> tuple[str, tuple[int, int]] | str:
-        try:
-            encoded = source.read(i)
-            shape = tf.io.decode_image(encoded, channels=3, expand_animations=False).shape
-        except (tf.errors.OpError, OSError, DataError) as error:
-            return first_line(error)
-        return _format(encoded), (shape[0], shape[1])
-
-    for i, seen in enumerate(_in_threads(look, range(source.num_examples))):
-        if isinstance(seen, str):
-            bad.append(BadImage(i, source.describe(i), seen))
+    decoded = _in_threads(lambda i: _decode(source, i), range(source.num_examples))
+    for i, found in enumerate(decoded):
+        if isinstance(found, str):
+            bad.append(BadImage(i, source.describe(i), found))
         else:
-            formats[seen[0]] += 1
-            sizes[seen[1]] += 1
+            formats[found[0]] += 1
+            sizes[found[1]] += 1
     return Survey(formats, sizes, tuple(bad))
 
 
@@ -170,12 +176,19 @@ def _in_threads(function: Callable, indices: Sequence[int]) -> list:
         return [result for block in results for result in block]
 
 
-def _decode_problem(source: Source, i: int) -> str | None:
+def _decode(source: Source, i: int) -> tuple[str, tuple[int, int]] | str:
+    """Format and (height, width) of an image, or why it cannot be decoded."""
     try:
-        tf.io.decode_image(source.read(i), channels=3, expand_animations=False)
+        encoded = source.read(i)
+        shape = tf.io.decode_image(encoded, channels=3, expand_animations=False).shape
     except (tf.errors.OpError, OSError, DataError) as error:
         return first_line(error)
-    return None
+    return _format(encoded), (shape[0], shape[1])
+
+
+def _decode_problem(source: Source, i: int) -> str | None:
+    decoded = _decode(source, i)
+    return decoded if isinstance(decoded, str) else None
 
 
 def _ends_problem(source: Source, i: int) -> str | None:
