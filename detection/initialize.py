@@ -7,7 +7,7 @@ import tensorflow as tf
 from detection.backbones import BackboneError
 from detection.model import stage5_blocks
 
-# What a run has and a detector has no place for, and what a detector has of its own.
+# Layers of a run that a detector does not have, and layers of a detector that a run does not have.
 LEFT_BEHIND = ("embedding",)
 OWN = ("detection-scores", "detection-boxes")
 

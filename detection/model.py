@@ -123,6 +123,6 @@ def _freeze(model: tf.keras.Model, prefixes: tuple[str, ...]) -> None:
     for layer in model.submodules:
         if isinstance(layer, tf.keras.layers.BatchNormalization):
             layer.trainable = False
-            # A scale and an offset in plain operations. Of the fused kernel's gradient with given
-            # statistics TensorFlow has no deterministic implementation for GPUs, and raises.
+            # Plain operations: for the fused kernel with given statistics TensorFlow has no
+            # deterministic gradient on GPUs, and raises.
             layer.fused = False

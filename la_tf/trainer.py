@@ -182,7 +182,7 @@ class _Run:
             self.say(line)
 
     def _tell_of_another_machine(self, step: int) -> None:
-        """Of what makes a resumed run differ, in its last digits, from one never interrupted."""
+        """Warns if the processor or its libraries changed, which may change the last digits."""
         *_, before, now = [{}, *self.environments]
         if step < self.total_steps and (found := processor.differences(before, now)):
             self.say(
@@ -191,7 +191,7 @@ class _Run:
             )
 
     def _first_minute(self) -> None:
-        """Runs evaluator, export and checkpoint once, so that they fail now or never."""
+        """Evaluates, exports and saves once, so that what cannot work fails before the training."""
         self.callbacks.before_training()
         trial = self.path / "export.trial"
         self._export(trial)

@@ -1,4 +1,4 @@
-"""Times of things that are compared with each other, taken in turns in one process."""
+"""Times functions in turns, to be compared with each other."""
 
 import dataclasses
 import time
@@ -36,7 +36,7 @@ class Row:
 def repeat(
     functions: Mapping[str, Callable[[], object]], repetitions: int
 ) -> dict[str, list[float]]:
-    """Runs all functions in turn, several times, so that a slow moment falls on all of them.
+    """Runs all functions in turn, several times, so that a slow moment affects all of them.
 
     Args:
       functions: by name; a GPU may still be at work when one returns, and is waited for.

@@ -28,7 +28,7 @@ class KNNCallback(EvaluationCallback):
         """Describes the evaluation.
 
         Args:
-          embed_heldout: embeddings [Q, D] of the held-out images' centre crops, now.
+          embed_heldout: embeds the held-out images' centre crops with the network as it is: [Q, D].
           heldout_labels: [Q] their classes.
           train_labels: [N] classes of the bank's rows.
           log: takes the accuracies.
@@ -55,16 +55,10 @@ class KNNCallback(EvaluationCallback):
             self.tau,
         )
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Evaluates when due."""
-        if not self.is_due(epoch):
-            return
+    def evaluate_epoch(self, epoch: int) -> None:
+        """Logs the accuracies, and what the plateau rule makes of them."""
         accuracy = self.evaluate(self.model)
-        self.log.write("knn", self.step, epoch + 1, **named(accuracy))
+        self.log.write("knn", self.step, epoch, **named(accuracy))
         if self.plateau is not None and self.plateau.report(accuracy[KS[0]]):
-            self.log.write(
-                "plateau",
-                self.step,
-                epoch + 1,
-                learning_rate=float(self.plateau.optimizer.learning_rate.numpy()),
-            )
+            rate = float(self.plateau.optimizer.learning_rate.numpy())
+            self.log.write("plateau", self.step, epoch, learning_rate=rate)

@@ -153,7 +153,7 @@ def write_png(path: pathlib.Path, image: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
-    """Turns what goes wrong within it, while `path` is written, into a RunError."""
+    """Turns errors while `path` is written into a RunError."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:

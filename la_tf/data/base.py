@@ -43,7 +43,7 @@ class Source(abc.ABC):
         """The path or name of example i, for people."""
 
     def key(self, i: int) -> str:
-        """What tells example i from others; below a folder that all keys share, if they do."""
+        """Identifies example i; a folder with which all keys begin does not count."""
         return self.describe(i)
 
     @abc.abstractmethod
@@ -104,7 +104,7 @@ class Subset(Source):
 
 
 class _Relabelled(Subset):
-    """A source whose labels count the classes of another one."""
+    """A source with its labels renumbered to the classes of another one."""
 
     def __init__(self, source: Source, labels: np.ndarray, class_names: Sequence[str]):
         super().__init__(source, np.arange(source.num_examples))
@@ -130,14 +130,14 @@ def philox_order(count: int, seed: int, stream: int, purpose: int) -> np.ndarray
     Returns:
       int64 [count].
     """
-    # A list would go through float64 from 2^63 on, where negative seeds lie.
+    # Through int64: of a list, NumPy would make float64 where a seed is negative.
     key = np.array([seed, stream], np.int64).view(np.uint64)
     bits = np.random.Philox(key=key, counter=[0, 0, 0, purpose])
     return np.argsort(bits.random_raw(count), kind="stable")
 
 
 def sample_rows(num_examples: int, count: int, seed: int, stream: int = 0) -> np.ndarray:
-    """Examples to look at, the same ones for the same seed; a smaller sample is part of a larger.
+    """Examples to look at, the same ones for the same seed; a larger sample contains a smaller one.
 
     Args:
       num_examples: N.
@@ -182,7 +182,7 @@ def align_labels(source: Source, reference: Source) -> Source:
       reference: training images.
 
     Returns:
-      `source` with labels that count `reference.class_names`; `source` itself where one of the two
+      `source` with labels that index `reference.class_names`; `source` itself where one of the two
       has no labels.
 
     Raises:

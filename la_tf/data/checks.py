@@ -70,8 +70,8 @@ def check_images(
 
     Up to `decode_up_to` images are decoded. Of more, only the first and last bytes are read: that
     finds files that are empty, cut short or no image, and leaves damage in the middle of a file to
-    `find_bad_images`, after training has stopped at it. What looks wrong there is decoded, so that
-    no good image is called bad.
+    `find_bad_images`, after training has stopped at it. An image that looks wrong is decoded, so
+    that no good one is called bad.
 
     Args:
       source: N examples.
@@ -169,7 +169,7 @@ def _find(
 
 
 def _in_threads(function: Callable, indices: Sequence[int]) -> list:
-    """The function's results in order. Reading and decoding leave Python's lock to the others."""
+    """The function's results in order. Reading and decoding release Python's lock."""
     blocks = [indices[i : i + _BLOCK] for i in range(0, len(indices), _BLOCK)]
     with futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         results = pool.map(lambda block: [function(i) for i in block], blocks)

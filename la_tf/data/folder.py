@@ -15,9 +15,9 @@ class FolderSource(Source):
     """The image files below a folder, in the byte-wise order of their relative paths.
 
     The order depends neither on the locale nor on the order in which the system lists files. Where
-    every image lies in a subfolder, the first-level subfolder is its class. As soon as one image
-    lies beside the subfolders, they are taken as albums and not as classes, and nothing has a
-    label. Names that start with a dot are skipped; links are followed.
+    every image lies in a subfolder, the first-level subfolder is its class. If any image lies
+    outside of them, the subfolders are not classes, and no image has a label. Names that start with
+    a dot are skipped; links are followed.
     """
 
     def __init__(self, folder: str):

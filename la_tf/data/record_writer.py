@@ -19,7 +19,7 @@ EXAMPLES_PER_SHARD = 10_000
 
 @contextlib.contextmanager
 def complete_or_absent(folder: str, replace: bool = False) -> Iterator[str]:
-    """A folder to write into that takes its name only when everything in it has been written.
+    """A folder to write into, which gets its final name once everything in it has been written.
 
     Args:
       folder: the final path.

@@ -48,7 +48,7 @@ def open_train_and_val(config: DataConfig, seed: int) -> tuple[Source, Source | 
       seed: chooses the images that `holdout` takes.
 
     Returns:
-      (train, val); val is None where nothing is held out. Labels of val count the classes of train.
+      (train, val); val is None where nothing is held out. Labels of val are numbered as train's.
 
     Raises:
       DataError: images are missing or unusable, or val has classes that train lacks.

@@ -1,4 +1,4 @@
-"""Everything that a run hands over: SavedModel, plain weights, ONNX, and the page that explains."""
+"""The whole export of a run: SavedModel, plain weights, ONNX and the page that describes them."""
 
 import os
 import pathlib

@@ -28,13 +28,13 @@ class ExportError(RuntimeError):
 
 
 class MismatchError(ExportError):
-    """An export that was tried and refused; it stays where the message says."""
+    """An export that differs from its network; the message says where it is left."""
 
 
 class EmbeddingModule(tf.Module):
     """The embedding network with its preprocessing; no bank, no optimizer.
 
-    Three ways in, over one set of weights.
+    Three signatures share one set of weights.
     """
 
     def __init__(self, network: tf.keras.Model, image_size: int):
@@ -42,7 +42,7 @@ class EmbeddingModule(tf.Module):
         super().__init__(name="embedding")
         self.tensors = network.variables
         layers = _with_layers(network)
-        # Behind functions, or the export would hold, and trace, every layer by itself.
+        # Behind functions: else every layer would be exported, and traced, by itself as well.
         self._embed = lambda views: network(views, training=False)
         self._embed_layers = lambda views: layers(views, training=False)
         self._image_size = image_size
@@ -134,7 +134,7 @@ def export_saved_model(
 
 @contextlib.contextmanager
 def own_folder(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A new folder inside another, which is made too; removed at the end with what is still in it.
+    """A temporary folder inside another one, which is made if need be; removed at the end.
 
     After a `MismatchError` it stays, for a look at what was refused.
 

@@ -1,4 +1,4 @@
-"""The routes of the server, and how it answers what it cannot do."""
+"""The routes of the server, and its answers to requests that fail."""
 
 import asyncio
 import dataclasses
@@ -18,14 +18,14 @@ from la_tf.serving.served_model import ServedModel
 
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS = 1
-_LAST_SECONDS = 1.0  # that requests still have to arrive in once the server is ending
+_LAST_SECONDS = 1.0  # for requests that are still arriving when the server shuts down
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How much at a time.
+    """What the server takes at a time.
 
     Attributes:
       max_batch_size: pictures that the model embeds together.
@@ -112,7 +112,7 @@ class Api:
         self._parser.shutdown(wait=False)
 
     async def _stop_reading(self, app: web.Application) -> None:
-        """Gives up on requests that are not there yet, which a slow client could drag out."""
+        """Cancels requests that are still arriving: a slow client could hold up the shutdown."""
         if self._reading:
             await asyncio.sleep(_LAST_SECONDS)
         for task in self._reading:
