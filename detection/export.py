@@ -12,7 +12,13 @@ from detection.config import DetectionTask
 from detection.inputs import scale_picture
 from detection.model import build_detector
 from la_tf.errors import first_line
-from la_tf.export.saved_model import VERSION, ExportError, MismatchError, own_folder
+from la_tf.export.saved_model import (
+    VERSION,
+    ExportError,
+    MismatchError,
+    cannot_be_written,
+    own_folder,
+)
 from la_tf.files import replace_folder
 
 # An image's bytes to the arrays that `load_detector` describes.
@@ -130,10 +136,7 @@ def export_detector(
                 )
             replace_folder(partial, directory / VERSION)
     except (OSError, tf.errors.OpError) as error:
-        raise ExportError(
-            f"the SavedModel cannot be written to {directory}: {first_line(error)}. The "
-            "checkpoints are saved: make room and start the same command again."
-        ) from error
+        raise ExportError(cannot_be_written(directory, error)) from error
     return directory / VERSION
 
 

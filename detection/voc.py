@@ -61,7 +61,6 @@ class VOCImage:
         numbers in VOC2007; the few fractions in VOC2012 stay as the development kit reads them.
       classes: N labels 1..20, see `VOC_CLASSES`.
       difficult: N, whether evaluation ignores the object.
-      truncated: N, whether the object reaches beyond its box.
     """
 
     image_id: str
@@ -71,7 +70,6 @@ class VOCImage:
     boxes: tuple[Box, ...]
     classes: tuple[int, ...]
     difficult: tuple[bool, ...]
-    truncated: tuple[bool, ...]
 
 
 def number_of(image_id: str) -> int:
@@ -218,8 +216,8 @@ def _read_image(voc_dir: pathlib.Path, image_id: str) -> VOCImage:
         height,
         boxes=tuple(_box(element, width, height, annotation) for element in objects),
         classes=tuple(_label(element, annotation) for element in objects),
-        difficult=tuple(_flag(element, "difficult") for element in objects),
-        truncated=tuple(_flag(element, "truncated") for element in objects),
+        # Some annotations of VOC2012 leave it out; the development kit then takes it for 0.
+        difficult=tuple(e.findtext("difficult", "0").strip() == "1" for e in objects),
     )
 
 
@@ -240,11 +238,6 @@ def _label(element: ElementTree.Element, annotation: pathlib.Path) -> int:
     if name not in _LABELS:
         raise VOCError(f"{annotation} has an object of the unknown class '{name}'")
     return _LABELS[name]
-
-
-def _flag(element: ElementTree.Element, name: str) -> bool:
-    # Some annotations of VOC2012 leave a flag out; the development kit then takes it for 0.
-    return element.findtext(name, "0").strip() == "1"
 
 
 def _number(element: ElementTree.Element, name: str, annotation: pathlib.Path) -> float:

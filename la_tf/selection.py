@@ -19,32 +19,19 @@ def split_at(count: int, k: int) -> int:
     return count - count % _LARGE_GROUP if _group_size(count, k) >= _LARGE_GROUP else count
 
 
-def largest(values: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The k largest of each row, as `tf.math.top_k` finds them.
+def largest_of_parts(head: tf.Tensor, tail: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The k largest of each row, as `tf.math.top_k` finds them; N is known.
 
     Args:
-      values: [B, N] float32; N is known.
+      head: [B, `split_at(N, k)`] float32, the first columns. Rows come in two parts because joining
+        them would copy them.
+      tail: [B, the other columns] float32.
       k: how many, at most N.
 
     Returns:
       values [B, k] and their columns [B, k] int64, in no particular order. Ties at the k-th place
       are broken towards the lower column. A row of NaN gives NaN; the result of a row with some is
       not defined.
-    """
-    cut = split_at(values.shape[1], k)
-    return largest_of_parts(values[:, :cut], values[:, cut:], k)
-
-
-def largest_of_parts(head: tf.Tensor, tail: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """`largest` of rows that were made in two parts, which saves a copy of them.
-
-    Args:
-      head: [B, `split_at(N, k)`] float32.
-      tail: [B, the other columns] float32.
-      k: how many.
-
-    Returns:
-      As `largest`.
     """
     size = _group_size(head.shape[1] + tail.shape[1], k)
     if size >= _LARGE_GROUP:

@@ -127,14 +127,13 @@ class _Run:
             path=directory.path,
             restore_from=chief_path / "checkpoints",
         )
-        self.log = self.callbacks.log
         self.checkpointing = self.callbacks.checkpointing
 
     def train(self) -> Result:
         """Checks, trains what is left to train, exports, and collects the table."""
         step = self.checkpointing.restore()
         if step is None:
-            self.log.truncate(0)  # of a run that died before its first checkpoint
+            self.callbacks.log.truncate(0)  # of a run that died before its first checkpoint
             step = 0
             require_space(
                 self.path, self.checkpointing.num_bytes() * (self.config.run.keep_checkpoints + 1)

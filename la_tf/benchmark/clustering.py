@@ -1,9 +1,11 @@
 """The H clusterings of a round, beside H plain calls of `faiss.Kmeans`."""
 
+import functools
+
 import numpy as np
 
 from la_tf.benchmark import plain_kmeans
-from la_tf.benchmark.process import in_process
+from la_tf.benchmark.process import answer, in_process
 from la_tf.benchmark.step import clustered_rows
 from la_tf.benchmark.timing import Row, repeat, with_results
 from la_tf.clustering import clustering_seeds, run_clusterings
@@ -46,10 +48,10 @@ def measure(
         settings = (num_clusters, num_clusterings, _SEED, 0, iterations)
         return [run.inertia for run in run_clusterings(vectors, *settings)]
 
-    with in_process(plain_kmeans.serve, *plain) as in_another_process:
+    with in_process(answer, functools.partial, plain_kmeans.cluster, *plain) as elsewhere:
         functions, results = with_results(
             {
-                floor: in_another_process,
+                floor: elsewhere,
                 f"{floor}, in this process": lambda: plain_kmeans.cluster(*plain),
                 f"{num_clusterings} x clusterings": ours,
             }

@@ -13,7 +13,7 @@ import os
 import tempfile
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 from la_tf.benchmark.timing import Row, repeat
 from la_tf.config import AugmentConfig
@@ -89,16 +89,9 @@ def _write_files(folder: str, photographs: str | None, count: int) -> None:
             picture = Image.fromarray(_natural_noise(i))
         else:
             path = originals.describe(i % originals.num_examples)
-            picture = _cut(Image.open(path).convert("RGB"))
+            picture = Image.open(path).convert("RGB")
+            picture = ImageOps.fit(picture, (WIDTH, HEIGHT), Image.Resampling.LANCZOS)
         picture.save(os.path.join(folder, f"{i:06d}.jpg"), quality=_QUALITY)
-
-
-def _cut(picture: Image.Image) -> Image.Image:
-    """The largest part of the right aspect, in the middle, resized to 500 x 375."""
-    scale = min(picture.width / WIDTH, picture.height / HEIGHT)
-    left, top = (picture.width - WIDTH * scale) / 2, (picture.height - HEIGHT * scale) / 2
-    box = (left, top, left + WIDTH * scale, top + HEIGHT * scale)
-    return picture.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS, box=box)
 
 
 def _natural_noise(seed: int) -> np.ndarray:

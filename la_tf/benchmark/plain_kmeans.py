@@ -1,11 +1,8 @@
 """Plain `faiss.Kmeans`, for a process that takes Faiss as it is installed."""
 
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 
 import numpy as np
-
-from la_tf.benchmark.process import answer
 
 
 def cluster(
@@ -13,17 +10,6 @@ def cluster(
 ) -> list[float]:
     """Clusters vectors [N, D] from every seed, labels included, and returns each inertia."""
     return [_cluster(vectors, num_clusters, iterations, seed) for seed in seeds]
-
-
-def serve(
-    vectors: np.ndarray,
-    num_clusters: int,
-    iterations: int,
-    seeds: Sequence[int],
-    requests: Connection,
-) -> None:
-    """Clusters once for each request, see `process.in_process`."""
-    answer(requests, lambda: cluster(vectors, num_clusters, iterations, seeds))
 
 
 def _cluster(vectors: np.ndarray, num_clusters: int, iterations: int, seed: int) -> float:

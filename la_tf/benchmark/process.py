@@ -3,7 +3,6 @@
 import contextlib
 import multiprocessing
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from typing import Any
 
 
@@ -12,7 +11,7 @@ def in_process(target: Callable[..., None], *arguments: Any) -> Iterator[Callabl
     """Starts a process, and ends it on leaving; it imports no more than `target` needs.
 
     Args:
-      target: a module's function; gets `arguments`, then a connection, see `answer`.
+      target: a module's function; it gets `arguments`, then a connection to answer by.
       *arguments: what the process needs.
 
     Yields:
@@ -41,9 +40,11 @@ def in_process(target: Callable[..., None], *arguments: Any) -> Iterator[Callabl
         process.join()
 
 
-def answer(requests: Connection, function: Callable[[], Any]) -> None:
-    """Sends what `function` returns for every request, until the other side is closed."""
-    with contextlib.suppress(EOFError):
+def answer(make: Callable[..., Callable[[], Any]], *arguments: Any) -> None:
+    """A target for `in_process`: answers every request by a call of `make(*arguments)`'s result."""
+    *arguments, requests = arguments
+    function = make(*arguments)
+    with contextlib.suppress(EOFError):  # the other side is closed
         while True:
             requests.recv()
             requests.send(function())

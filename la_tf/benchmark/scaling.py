@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 
 import tensorflow as tf
 
@@ -33,16 +32,12 @@ def measure(devices: tuple[int, ...] = (1, 2, 4), repetitions: int = 5) -> list[
     """
     with contextlib.ExitStack() as stack:
         names = [f"smallnet at 32, LA, {count} replicas" for count in devices]
-        steps = [stack.enter_context(in_process(_serve_steps, count)) for count in devices]
+        steps = [stack.enter_context(in_process(answer, stepper, count)) for count in devices]
         seconds = repeat(dict(zip(names, steps, strict=True)), repetitions)
     return [
         Row(name, times, None if name == names[0] else names[0], BATCH)
         for name, times in seconds.items()
     ]
-
-
-def _serve_steps(count: int, requests: Connection) -> None:
-    answer(requests, stepper(count))
 
 
 def stepper(count: int) -> Callable[[], float]:

@@ -84,7 +84,11 @@ class ClusteringCallback(StepCallback):
         labels.assign(np.stack([run.labels for run in runs], axis=1))
         epoch = self.step // self.steps_per_epoch + 1
         self.log.write("clustering", self.step, epoch, **_summary(round_, runs, previous))
-        self._log_time(started)
+        now = time.perf_counter()
+        times = {"seconds": round(now - started, 3)}
+        if self._round_began is not None:  # this process has seen the whole round that ends here
+            times["share"] = round((now - started) / (now - self._round_began), 4)
+        self.timing.write("clustering", self.step, epoch, **times)
 
     def _vectors(self) -> np.ndarray:
         """What is clustered, [N, D]."""
@@ -123,15 +127,6 @@ class ClusteringCallback(StepCallback):
         """Says why, and uses the CPU from now on: later rounds need as much memory."""
         self.say(reason)
         self._use_gpus = False
-
-    def _log_time(self, started: float) -> None:
-        """Logs how long clustering took, and its share of the round that has just ended."""
-        now = time.perf_counter()
-        times = {"seconds": round(now - started, 3)}
-        if self._round_began is not None:  # this process has seen the whole round
-            times["share"] = round((now - started) / (now - self._round_began), 4)
-        epoch = self.step // self.steps_per_epoch + 1
-        self.timing.write("clustering", self.step, epoch, **times)
 
 
 def _summary(round_: int, runs: list[Clustering], previous: np.ndarray) -> dict:

@@ -50,13 +50,12 @@ class TrainLog(StepCallback):
         super().on_train_batch_end(batch, logs)
         self._seconds += time.perf_counter() - self._started
         self._steps += 1
-        step_of_epoch = (self.step - 1) % self.steps_per_epoch + 1
-        if step_of_epoch % self.every == 0 or self.at_epoch_end:
-            self._write(logs)
-
-    def _write(self, logs):
-        model = self.model
         in_window = (self.step - 1) % self.steps_per_epoch % self.every + 1
+        if in_window == self.every or self.at_epoch_end:
+            self._write(logs, in_window)
+
+    def _write(self, logs, in_window: int) -> None:
+        model = self.model
         self.log.write(
             "train",
             self.step,

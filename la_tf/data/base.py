@@ -103,15 +103,6 @@ class Subset(Source):
         return self._source.read_ends(int(self._indices[i]))
 
 
-class _Relabelled(Subset):
-    """A source with its labels renumbered to the classes of another one."""
-
-    def __init__(self, source: Source, labels: np.ndarray, class_names: Sequence[str]):
-        super().__init__(source, np.arange(source.num_examples))
-        self.labels = labels.astype(np.int32)
-        self.class_names = tuple(class_names)
-
-
 def philox_order(count: int, seed: int, stream: int, purpose: int) -> np.ndarray:
     """A permutation of 0..count-1 that depends on the arguments and nothing else.
 
@@ -201,4 +192,6 @@ def align_labels(source: Source, reference: Source) -> Source:
             f"{reference.name} ({shown}): give both the same class names."
         )
     table = np.array([number.get(name, -1) for name in source.class_names], np.int32)
-    return _Relabelled(source, table[source.labels], reference.class_names)
+    aligned = Subset(source, np.arange(source.num_examples))
+    aligned.labels, aligned.class_names = table[source.labels], reference.class_names
+    return aligned

@@ -113,24 +113,16 @@ def keep_good_images(source: Source, skip_bad: bool, say: Callable[[str], None])
 
 
 def find_bad_images(source: Source, indices: Iterable[int]) -> tuple[BadImage, ...]:
-    """Decodes some images, to name the one at which training has stopped.
-
-    Args:
-      source: N examples.
-      indices: which ones; `pipeline.step_indices` gives those of a step.
-
-    Returns:
-      The images that cannot be decoded, in the order of `indices`.
-    """
+    """Decodes the images `indices` of a source; returns those that cannot be, in this order."""
     return _find(source, indices, _decode_problem)
 
 
 def refuse_bad_images(source: Source, indices: Iterable[int], when: str = "") -> None:
-    """Names the first of some images that cannot be decoded, after a pipeline has failed.
+    """Decodes some images, to name the one at which a pipeline has failed.
 
     Args:
       source: N examples.
-      indices: which ones.
+      indices: which ones; `pipeline.step_indices` gives those of a step.
       when: what the sentence begins with.
 
     Raises:

@@ -119,26 +119,19 @@ def _require_own(directory: pathlib.Path) -> None:
     """
     if directory.exists() and not directory.is_dir():
         raise ExportError(f"{directory} is a file: name a folder as --export_dir.")
-    card = directory / MODEL_CARD
+    replaced = ", and it would be replaced: name an empty or a new --export_dir."
+    card, saved_model = directory / MODEL_CARD, directory / VERSION
     found = [name for name in FILES if (directory / name).exists()]
     if found and not (card.is_file() and MARK in card.read_text("utf-8", errors="replace")):
-        raise ExportError(
-            f"{directory} holds a {found[0]} that no export wrote, and it would be replaced: name "
-            "an empty or a new --export_dir."
-        )
-    if os.path.lexists(directory / VERSION):
+        raise ExportError(f"{directory} holds a {found[0]} that no export wrote{replaced}")
+    if os.path.lexists(saved_model):
         try:
-            default = read_signatures(directory / VERSION).get("serving_default", {})
+            default = read_signatures(saved_model).get("serving_default", {})
         except ExportError as error:
-            raise ExportError(
-                f"{directory / VERSION} is no SavedModel, and it would be replaced: name an empty "
-                "or a new --export_dir."
-            ) from error
+            raise ExportError(f"{saved_model} is no SavedModel{replaced}") from error
         if "embedding" not in default.get("outputs", {}):
-            raise ExportError(
-                f"{directory / VERSION} is the export of another model, a detector perhaps, and "
-                "would be replaced: name an empty or a new --export_dir."
-            )
+            what = "the export of another model, a detector perhaps"
+            raise ExportError(f"{saved_model} is {what}{replaced}")
 
 
 def _write_onnx(

@@ -78,10 +78,10 @@ def parse_predict(body: bytes, max_instances: int) -> Predict:
     columnar = "inputs" in request
     if columnar == ("instances" in request):
         raise RequestError(400, f"give one of instances and inputs: send {_EXAMPLE}.")
-    values = request["inputs"] if columnar else request["instances"]
+    name = "inputs" if columnar else "instances"
+    values = request[name]
     if columnar and isinstance(values, dict) and set(values) == {INPUT}:
         values = values[INPUT]
-    name = "inputs" if columnar else "instances"
     if not isinstance(values, list):
         raise RequestError(400, f"{name} is no list of pictures: send {_EXAMPLE}.")
     if not values:
