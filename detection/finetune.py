@@ -37,7 +37,7 @@ _METHOD = 2
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where things are, and how the work is done.
+    """Folders, and options that do not change the result.
 
     Attributes:
       voc_dir: the folder of one year of VOC.
@@ -147,7 +147,7 @@ def finetune(
 
 @contextlib.contextmanager
 def _explained(path: pathlib.Path):
-    """Turns what a full disk or a small device raise into a sentence."""
+    """Turns errors of a full disk or a small device into a sentence."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
@@ -158,7 +158,7 @@ def _explained(path: pathlib.Path):
     except (OSError, tf.errors.OpError) as error:
         raise RunError(
             f"{path} cannot be written or read: {first_line(error)}. Earlier checkpoints "
-            "are untouched: mend that and start the same command again."
+            "are untouched: fix that and start the same command again."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""PASCAL VOC as the TFRecords of TF Model Garden's detectors: written once, read in any order."""
+"""PASCAL VOC as the TFRecords of TF Model Garden's detectors, written once, read in any order."""
 
 import dataclasses
 import functools
@@ -44,7 +44,7 @@ class RecordError(RunError):
 
 
 class Records:
-    """TFRecord shards of which any record can be read at any time; Model Garden reads in order.
+    """TFRecord shards, read in any order, where Model Garden reads them one after the other.
 
     Args:
       pattern: of the shards' names.
@@ -199,7 +199,7 @@ def _write(
 
 
 def _identify(images: Sequence[VOCImage]) -> str:
-    """A digest of all that enters the records, the pixels by the size of their file."""
+    """A digest of all that the records hold; pixels enter by the size of their file."""
     digest = hashlib.sha256(str(_VERSION).encode())
     for image in images:
         size = (image.width, image.height, image.path.stat().st_size)
@@ -209,21 +209,21 @@ def _identify(images: Sequence[VOCImage]) -> str:
 
 
 def _reuse(folder: pathlib.Path, identity: str) -> VOCRecords:
-    way_out = "remove this folder, or name another place for the records."
+    remedy = "remove this folder, or name another place for the records."
     try:
         index = json.loads((folder / INDEX).read_text())
         found, records = index["identity"], _open(folder, index)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise VOCError(f"{folder} holds no VOC records with their {INDEX}: {way_out}") from error
+        raise VOCError(f"{folder} holds no VOC records with their {INDEX}: {remedy}") from error
     if found != identity:
-        raise VOCError(f"{folder} was made from other images or annotations: {way_out}")
+        raise VOCError(f"{folder} was made from other images or annotations: {remedy}")
     try:
         present = len(Records(records.pattern))
     except OSError as error:
-        raise VOCError(f"{folder} cannot be read ({first_line(error)}): {way_out}") from error
+        raise VOCError(f"{folder} cannot be read ({first_line(error)}): {remedy}") from error
     if present != records.num_images:
         raise VOCError(
-            f"{folder} holds {present} of the {records.num_images} images in its {INDEX}: {way_out}"
+            f"{folder} holds {present} of the {records.num_images} images in its {INDEX}: {remedy}"
         )
     return records
 

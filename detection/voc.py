@@ -126,7 +126,7 @@ def read_split(
 
 
 def require_disjoint(voc_dir: str | os.PathLike, train_split: str, test_split: str) -> None:
-    """Refuses to evaluate on what was trained on.
+    """Refuses to evaluate on training images.
 
     Raises:
       VOCError: an image is in both splits, or one of them cannot be read.
@@ -146,7 +146,7 @@ def refusal(problem: str) -> VOCError:
     """The error for an image that is not to be left out.
 
     Args:
-      problem: what is wrong, a sentence without its end.
+      problem: what is wrong, a sentence without its full stop.
     """
     return VOCError(f"{problem}; repair it, or leave such images out with --skip_bad_images.")
 
@@ -182,7 +182,7 @@ def _read_ids(lists: pathlib.Path, split: str) -> list[str]:
 
 
 def _read_image(voc_dir: pathlib.Path, image_id: str) -> VOCImage:
-    """One image; its errors are sentences without an end, for the caller to add the way out."""
+    """One image; the messages of its errors have no full stop: the caller adds what to do."""
     try:
         number_of(image_id)
     except VOCError as error:

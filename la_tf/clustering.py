@@ -93,7 +93,7 @@ def _gpu_index(dim: int, gpu: int) -> "faiss.GpuIndexFlatL2":
 
 @functools.cache
 def _gpu_resources(gpu: int) -> "faiss.StandardGpuResources":
-    """The memory of Faiss on one GPU: one piece for all rounds, beside TensorFlow's."""
+    """The memory of Faiss on one GPU, apart from TensorFlow's and kept over all rounds."""
     del gpu  # each has its own, for they may not be shared by threads
     resources = faiss.StandardGpuResources()
     resources.setTempMemory(_GPU_BYTES)
@@ -103,7 +103,7 @@ def _gpu_resources(gpu: int) -> "faiss.StandardGpuResources":
 def clustering_seeds(seed: int, round_: int, num_clusterings: int) -> np.ndarray:
     """Seeds of the H clusterings of one round: [H] int, a function of (seed, round, h).
 
-    The official code uses the same H seeds every time; fresh ones each round let a poor start
+    The official code uses the same H seeds every time; with new ones each round, a poor start does
     not come back.
     """
     # Faiss takes a C int.

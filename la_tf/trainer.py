@@ -1,4 +1,4 @@
-"""One run from configuration to exported network; everything else is called from here."""
+"""One run, from its configuration to the exported network."""
 
 import dataclasses
 import pathlib
@@ -133,17 +133,17 @@ class _Run:
         """Checks, trains what is left to train, exports, and collects the table."""
         step = self.checkpointing.restore()
         if step is None:
-            self.callbacks.log.truncate(0)  # of a run that died before its first checkpoint
+            self.callbacks.log.truncate(0)  # a start may have ended before its first checkpoint
             step = 0
             require_space(
                 self.path, self.checkpointing.num_bytes() * (self.config.run.keep_checkpoints + 1)
             )
             self.callbacks.show_images()
             self._announce()
-            self._first_minute()
+            self._rehearse()
         else:
             self.say(f"resuming {self.path} after step {step} of {self.total_steps}.")
-            self._tell_of_another_machine(step)
+            self._warn_of_another_machine(step)
         try:
             with self.checkpointing.listening():
                 self._fit(step)
@@ -180,7 +180,7 @@ class _Run:
         for line in expected_values(config, count):
             self.say(line)
 
-    def _tell_of_another_machine(self, step: int) -> None:
+    def _warn_of_another_machine(self, step: int) -> None:
         """Warns if the processor or its libraries changed, which may change the last digits."""
         *_, before, now = [{}, *self.environments]
         if step < self.total_steps and (found := processor.differences(before, now)):
@@ -189,7 +189,7 @@ class _Run:
                 "may differ from those of a run that was never moved."
             )
 
-    def _first_minute(self) -> None:
+    def _rehearse(self) -> None:
         """Evaluates, exports and saves once, so that what cannot work fails before the training."""
         self.callbacks.before_training()
         trial = self.path / "export.trial"

@@ -1,4 +1,4 @@
-"""The H clusterings of a round, beside H plain calls of `faiss.Kmeans`."""
+"""The H clusterings of a round, compared with H plain calls of `faiss.Kmeans`."""
 
 import functools
 

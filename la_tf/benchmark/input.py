@@ -1,4 +1,4 @@
-"""Images per second from JPEG files to augmented batches, beside Pillow in worker processes.
+"""Images per second from JPEG files to augmented batches, compared with Pillow in worker processes.
 
 The floor is what people write first: each worker decodes a whole picture with Pillow, crops,
 resizes with `Image.Resampling.BOX`, jitters with `ImageEnhance` and in HSV, and writes its view

@@ -1,4 +1,4 @@
-"""Embeddings a second and latency over HTTP, beside the SavedModel called in process."""
+"""Embeddings a second and latency over HTTP, compared with the SavedModel called in process."""
 
 import base64
 import contextlib
@@ -37,7 +37,7 @@ def measure(
       export_dir: a SavedModel, or a folder of numbered ones.
       data: images, as training takes them; the first ones are embedded.
       pictures: embeddings in a repetition.
-      repetitions: that count, each of all four in turn.
+      repetitions: how often, each of all four in turn.
 
     Returns:
       A row each, whose note gives the median and the 99th percentile of the latencies of its

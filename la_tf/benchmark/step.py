@@ -1,4 +1,4 @@
-"""What objective and memory bank cost in a training step, beside the product that they need."""
+"""What objective and bank cost in a training step, compared with the one product they need."""
 
 from collections.abc import Callable
 

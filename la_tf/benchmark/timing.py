@@ -16,7 +16,7 @@ class Row:
     Attributes:
       name: what.
       seconds: of every repetition.
-      floor: name of the row it is compared with; None for a floor itself.
+      floor: name of the row it is compared with; None for the floor itself.
       items: images or steps of one repetition, to give a rate.
       note: what else was measured of it.
     """

@@ -28,7 +28,7 @@ DENSITY_SAMPLE = 1000
 
 
 class RunCallbacks:
-    """Everything that happens around the training steps of one run.
+    """The callbacks and logs of one run.
 
     Attributes:
       in_order: the callbacks as `fit` takes them.
@@ -53,7 +53,7 @@ class RunCallbacks:
           model: compiled, under the strategy that it is trained with.
           train_set: the training images, in the order of the bank.
           heldout: the held-out images, if any.
-          path: this worker's directory.
+          path: the run directory of this worker.
           restore_from: where checkpoints are restored from.
 
         Raises:

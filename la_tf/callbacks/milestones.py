@@ -15,8 +15,8 @@ Embeddings = Sequence[np.ndarray]
 class Milestones(KNNEvaluation):
     """Held-out kNN against centre crops of the training images, as for Places (section 4.2).
 
-    Raw pixels and an untrained network have no memory bank; this protocol serves them and the
-    trained network alike.
+    Raw pixels and an untrained network have no memory bank; this protocol suits them as well as
+    the trained network.
     """
 
     def __init__(

@@ -136,7 +136,7 @@ def writing(path: pathlib.Path) -> Iterator[None]:
     except (OSError, tf.errors.OpError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.message
         raise RunError(
-            f"{path} cannot be written: {reason}. Checkpoints are untouched; mend that and start "
+            f"{path} cannot be written: {reason}. Checkpoints are untouched; fix that and start "
             "the same command again."
         ) from error
 

@@ -9,8 +9,8 @@ from la_tf.runs.log import RunLog
 class TrainLog(StepCallback):
     """Every few steps and at each epoch's end, one record of each kind.
 
-    A record of the loss covers the steps since the last record: the model's metrics are reset
-    with it. Place it after callbacks whose time between steps should not count as training time.
+    A record of the loss covers the steps since the last record, at which the model's metrics were
+    reset. Place this after callbacks whose time between steps should not count as training time.
     """
 
     def __init__(

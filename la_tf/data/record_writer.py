@@ -26,7 +26,7 @@ def complete_or_absent(folder: str, replace: bool = False) -> Iterator[str]:
       replace: put it in the place of what is there, instead of refusing.
 
     Yields:
-      The path of a temporary folder beside it.
+      The path of a temporary folder next to it.
 
     Raises:
       DataError: the folder exists, or cannot be made.

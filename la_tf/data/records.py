@@ -1,4 +1,4 @@
-"""TFRecord shards with an index beside them, so that any record can be read at any time.
+"""TFRecord shards with an index, so that any record can be read at any time.
 
 A record is a tf.train.Example with the names of TF Model Garden's ImageNet records:
 `image/encoded`, `image/filename` and, where there are labels, `image/class/label` (from 0). The

@@ -26,7 +26,7 @@ from la_tf.runs.trained_run import TrainedRun
 
 WEIGHTS = "weights.npz"
 ONNX = "network.onnx"
-# What lies beside the SavedModel. The page comes first: where it is, the others are ours.
+# The files next to the SavedModel. The page comes first: where it is ours, so are the others.
 FILES = (MODEL_CARD, WEIGHTS, ONNX)
 LOCK = ".export.lock"
 
@@ -137,7 +137,7 @@ def _require_own(directory: pathlib.Path) -> None:
 def _write_onnx(
     saved_model: pathlib.Path, path: pathlib.Path, side: int, pictures: Sequence[bytes]
 ) -> str:
-    """Converts, compares where ONNX Runtime is there, and says what came of it."""
+    """Converts, compares if ONNX Runtime is installed, and returns a sentence on the result."""
     export_onnx(saved_model, path)
     views = [denormalize(center_view(tf.constant(picture), side)) for picture in pictures]
     difference = onnx_difference(saved_model, path, np.stack(views).astype(np.float32))

@@ -87,7 +87,7 @@ class EmbeddingModule(tf.Module):
 def _with_layers(network: tf.keras.Model) -> tf.keras.Model:
     """Views -> embedding and conv1 to conv5, averaged over their pixels, in one pass.
 
-    `networks.readouts` beside the network's own output would run the backbone twice.
+    `networks.readouts` next to the network's own output would run the backbone twice.
     """
     backbone = network.get_layer("backbone")
     ends = {n: backbone.get_layer(layer).output for n, layer in backbone.readout_layers.items()}
@@ -157,7 +157,7 @@ def cannot_be_written(directory: pathlib.Path, error: Exception) -> str:
     """The sentence for an export that the disk refused."""
     reason = getattr(error, "strerror", None) or first_line(error)
     return (
-        f"the export cannot be written to {directory}: {reason}. The run itself is saved: mend "
+        f"the export cannot be written to {directory}: {reason}. The run itself is saved: fix "
         "that and start the same command again."
     )
 
