@@ -37,7 +37,7 @@ _METHOD = 2
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Folders, and options that do not change the result.
+    """Folders, the weights to start from, and how the work is done.
 
     Attributes:
       voc_dir: the folder of one year of VOC.
@@ -76,7 +76,7 @@ def finetune(
 
     Args:
       settings: what the result depends on.
-      places: what it does not depend on.
+      places: where everything is, and how the work is done.
       say: takes a sentence for people.
 
     Returns:
