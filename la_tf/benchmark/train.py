@@ -91,13 +91,8 @@ def random_model(
 ) -> LocalAggregation:
     """A model before its first step, but with labels, at random, of clusters of the usual size.
 
-    Args:
-      network: its name.
-      image_size: S.
-      batch_size: B.
-      num_examples: N.
-      numerics: precision and compilation.
-      ir_epochs: 0 for steps of Local Aggregation, 1 for instance recognition.
+    Args are those of `measure`, with the N of one bank, and `ir_epochs`: 0 for steps of Local
+    Aggregation, 1 for instance recognition.
     """
     config = Config(
         data=DataConfig(image_size=image_size, batch_size=batch_size),

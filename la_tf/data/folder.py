@@ -77,7 +77,7 @@ def _list_images(folder: str) -> tuple[list[bytes], collections.Counter]:
                     continue
                 if entry.is_dir():
                     visit(entry.path, relative + entry.name + b"/", above | {identity})
-                elif (extension := _extension(entry.name)) in EXTENSIONS:
+                elif (extension := os.path.splitext(_text(entry.name))[1].lower()) in EXTENSIONS:
                     images.append(relative + entry.name)
                 else:
                     others[extension or "no extension"] += 1
@@ -87,10 +87,6 @@ def _list_images(folder: str) -> tuple[list[bytes], collections.Counter]:
     except OSError as error:
         raise DataError(f"the folder {folder} cannot be listed: {error.strerror}.") from error
     return sorted(images), others
-
-
-def _extension(name: bytes) -> str:
-    return os.path.splitext(_text(name))[1].lower()
 
 
 def _text(path: bytes) -> str:

@@ -47,9 +47,7 @@ def count_pixels(encoded: bytes, max_megapixels: float) -> int:
         raise PictureError(f"has more than the {max_megapixels:g} megapixels allowed") from error
     except Exception as error:  # damaged headers break Pillow's readers in many ways
         raise PictureError("is no JPEG, PNG, GIF or BMP picture") from error
-    pixels = width * height
-    if name == "GIF":
-        pixels = _gif_pixels(encoded)
+    pixels = _gif_pixels(encoded) if name == "GIF" else width * height
     if pixels > max_megapixels * 1e6:
         raise PictureError(
             f"has {pixels / 1e6:.1f} megapixels, more than the {max_megapixels:g} allowed"
