@@ -1,4 +1,4 @@
-"""Anchors of the region proposal network, and what it is to say of each (Faster R-CNN, 3.1)."""
+"""Anchors of the region proposal network and their targets (Faster R-CNN, 3.1)."""
 
 import tensorflow as tf
 from official.vision.ops import anchor_generator, box_ops
@@ -64,7 +64,7 @@ def label_anchors(
       (labels [A] int32: 1 positive, 0 negative, -1 not drawn;
        box targets [A, 4] float32: of the positives, zero elsewhere)
     """
-    # Only what is inside is matched: the best anchor of an object must be one that takes part.
+    # Only those inside are matched: the best anchor of an object must be one that takes part.
     inside = tf.where(
         tf.reduce_all(anchors[:, :2] >= 0, axis=1)
         & tf.reduce_all(anchors[:, 2:] <= picture_size, axis=1)
@@ -73,7 +73,7 @@ def label_anchors(
     iou = box_ops.bbox_overlap(candidates[tf.newaxis], boxes[tf.newaxis])[0]  # [I, G]
     best_of_anchor = tf.reduce_max(iou, axis=1)  # [I]; -inf where there is no object
     best_of_box = tf.reduce_max(iou, axis=0)  # [G]
-    # Equal ones count all; rounding must not choose among them.
+    # All that tie are best: rounding must not choose among them.
     is_best = tf.reduce_any((iou >= best_of_box - 1e-6) & (best_of_box > 0), axis=1)
     positive = is_best | (best_of_anchor >= positive_iou)
     negative = ~positive & (best_of_anchor < negative_iou)
@@ -92,7 +92,7 @@ def label_anchors(
         tf.shape(boxes)[0] > 0, targets, lambda: tf.zeros_like(candidates)
     )  # [I, 4]
     labels = tf.where(positive, POSITIVE, tf.where(negative, NEGATIVE, IGNORED))
-    # Back among all anchors; what lies outside is ignored.
+    # Back to all anchors; those outside the picture are ignored.
     where, total = inside[:, tf.newaxis], tf.shape(anchors, out_type=tf.int64)[0]
     shifted = tf.scatter_nd(where, labels - IGNORED, [total])
     return shifted + IGNORED, tf.scatter_nd(where, box_targets, [total, 4])

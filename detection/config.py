@@ -1,29 +1,24 @@
-"""The experiment `la_fasterrcnn_voc` in TF Model Garden's configuration system.
+"""The detector in TF Model Garden's configuration system.
 
-The defaults are those of tf-faster-rcnn, which the paper used (supplement B.4); what the paper
-itself says is marked so.
+The defaults are those of tf-faster-rcnn, which the paper used (supplement B.4). What a fine-tuning
+may vary is in `detection.settings`, which sets it here.
 """
 
 import dataclasses
 
-from official.core import config_definitions as cfg
-from official.core import exp_factory
-from official.modeling import optimization
 from official.vision.configs import decoders, maskrcnn
 
 from detection.anchors import ASPECT_RATIOS, BASE_SIZE, SCALES
 from detection.backbones import LEVEL, STRIDE, Backbone
 from detection.voc import VOC_CLASSES
 
-EXPERIMENT = "la_fasterrcnn_voc"
-
 
 @dataclasses.dataclass
 class Parser(maskrcnn.Parser):
-    """How pictures are scaled: the short side to 600 pixels, the long one to 1000 at most."""
+    """How pictures are scaled: sides in pixels, see `detection.settings.Settings`."""
 
-    short_side: int = 600
-    long_side: int = 1000
+    short_side: int = 0
+    long_side: int = 0
 
 
 @dataclasses.dataclass
@@ -72,8 +67,8 @@ class DetectorModel(maskrcnn.MaskRCNN):
             test_pre_nms_top_k=6000,
             test_num_proposals=300,
             test_nms_iou_threshold=0.7,
-            # Lines on the picture's edge, which NMS cannot suppress, and the empty boxes that
-            # `regions.ROIGenerator` makes of anchors in the padding.
+            # Leaves out lines on the picture's edge, which NMS cannot suppress, and the empty
+            # boxes that `regions.ROIGenerator` makes of anchors in the padding.
             pre_nms_min_size_threshold=1.0,
             test_pre_nms_min_size_threshold=1.0,
         )
@@ -81,7 +76,6 @@ class DetectorModel(maskrcnn.MaskRCNN):
     roi_sampler: maskrcnn.ROISampler = dataclasses.field(
         default_factory=lambda: maskrcnn.ROISampler(
             mix_gt_boxes=False,
-            num_sampled_rois=128,  # paper
             foreground_fraction=0.25,
         )
     )
@@ -113,41 +107,5 @@ class DetectionTask(maskrcnn.MaskRCNNTask):
     validation_data: DataConfig = dataclasses.field(
         default_factory=lambda: DataConfig(is_training=False, drop_remainder=False)
     )
-    losses: maskrcnn.Losses = dataclasses.field(
-        default_factory=lambda: maskrcnn.Losses(l2_weight_decay=1e-4)  # paper
-    )
     run_dir: str = ""
     seed: int = 0
-
-
-def canvas_size(long_side: int) -> int:
-    """Side of the square that holds every scaled picture: a multiple of the stride."""
-    return -(-long_side // STRIDE) * STRIDE
-
-
-@exp_factory.register_config_factory(EXPERIMENT)
-def la_fasterrcnn_voc() -> cfg.ExperimentConfig:
-    """The paper's fine-tuning on VOC 2007 with AlexNet (supplement B.4, Table 3)."""
-    canvas = canvas_size(Parser().long_side)
-    return cfg.ExperimentConfig(
-        task=DetectionTask(model=DetectorModel(input_size=[canvas, canvas, 3])),
-        trainer=cfg.TrainerConfig(
-            train_steps=70_000,  # paper
-            steps_per_loop=100,
-            summary_interval=100,
-            checkpoint_interval=1000,
-            validation_interval=70_000,
-            max_to_keep=2,
-            optimizer_config=optimization.OptimizationConfig(
-                {
-                    "optimizer": {"type": "sgd", "sgd": {"momentum": 0.9}},  # paper
-                    "learning_rate": {
-                        "type": "stepwise",
-                        # paper; Model Garden keeps a rate up to and including its boundary,
-                        # counted from 0
-                        "stepwise": {"boundaries": [49_999], "values": [1e-3, 1e-4]},
-                    },
-                }
-            ),
-        ),
-    )

@@ -21,8 +21,8 @@ COLOURS = (
     (204, 121, 167),
 )
 _EDGE = (0, 0, 0)
-_ROOM = 256  # pixels in the shorter side, for a label to be legible and to fit
-_MOST_PIXELS = 16_000_000  # of what is enlarged
+_MIN_SIDE = 256  # pixels of the shorter side, for a label to be legible and to fit
+_MOST_PIXELS = 16_000_000  # of an enlarged picture
 
 
 def colour_of(label: int) -> tuple[int, int, int]:
@@ -61,7 +61,7 @@ def draw_boxes(
     labels = np.asarray(labels, int)
     if labels.size and not 1 <= labels.min() <= labels.max() <= len(VOC_CLASSES):
         raise ValueError(f"labels must lie in 1..{len(VOC_CLASSES)}, and one of {labels} does not.")
-    wanted = -(-_ROOM // min(picture.size))
+    wanted = -(-_MIN_SIDE // min(picture.size))
     affordable = math.isqrt(_MOST_PIXELS // (picture.width * picture.height))
     factor = max(1, min(wanted, affordable))
     drawing = picture.convert("RGB").resize(
@@ -76,12 +76,12 @@ def draw_boxes(
     for i, frame in frames.items():
         _draw_frame(canvas, frame, colour_of(labels[i]), line)
     taken, labelled = [], []
-    for i in reversed(frames):  # the best first, to find its place free
+    for i in reversed(frames):  # the best first, so that its place is free
         name = VOC_CLASSES[labels[i] - 1]
         text = name if scores is None else f"{name} {scores[i]:.2f}"
         taken.append(_place_label(frames[i], _label_size(text, font), drawing.size, taken))
         labelled.append((taken[-1], text, colour_of(labels[i])))
-    for place, text, colour in reversed(labelled):  # after all frames, for none to cross a name
+    for place, text, colour in reversed(labelled):  # after all frames, so that none crosses a name
         _draw_label(canvas, place, text, colour, font)
     return drawing
 
@@ -99,7 +99,7 @@ def _draw_frame(
     canvas: ImageDraw.ImageDraw, frame: Frame, colour: tuple[int, int, int], line: int
 ) -> None:
     left, top, right, bottom = frame
-    # A dark edge on both sides sets the frame off from a ground of its own colour.
+    # A dark edge on both sides, so that the frame shows on a ground of its own colour.
     _draw_sides(canvas, (left - 1, top - 1, right + 1, bottom + 1), _EDGE, line + 2)
     _draw_sides(canvas, frame, colour, line)
 
@@ -126,7 +126,7 @@ def _margin(font: ImageFont.FreeTypeFont) -> int:
 def _place_label(
     frame: Frame, size: tuple[int, int], picture: tuple[int, int], taken: Sequence[Frame]
 ) -> Frame:
-    """A place inside the picture: above the box, else inside it or below, where none is yet."""
+    """A free place inside the picture: above the box, else inside it or below."""
     left = max(0, min(frame[0], picture[0] - size[0]))
     tops = [frame[1] - size[1], frame[1], frame[3] + 1, frame[3] + 1 - size[1]]
     tops = [top for top in tops if 0 <= top <= picture[1] - size[1]] or [0]

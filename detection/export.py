@@ -12,7 +12,13 @@ from detection.config import DetectionTask
 from detection.inputs import scale_picture
 from detection.model import build_detector
 from la_tf.errors import first_line
-from la_tf.export.saved_model import VERSION, ExportError, MismatchError, own_folder
+from la_tf.export.saved_model import (
+    VERSION,
+    ExportError,
+    MismatchError,
+    cannot_be_written,
+    own_folder,
+)
 from la_tf.files import replace_folder
 
 # An image's bytes to the arrays that `load_detector` describes.
@@ -29,7 +35,7 @@ class DetectorModule(tf.Module):
         """Wraps a detector built from this configuration."""
         super().__init__(name="detector")
         self.tensors = model.variables
-        # Behind a function, or the export would hold, and trace for minutes, every layer by itself.
+        # Behind a function: else every layer would be exported, and traced for minutes, by itself.
         self._call = lambda *args, **kwargs: model(*args, training=False, **kwargs)
         self._most = config.model.detection_generator.max_num_detections
         parser = config.validation_data.parser
@@ -38,7 +44,7 @@ class DetectorModule(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def detect(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """B encoded JPEG or PNG images of any sizes to their objects, the most certain first.
+        """Finds the objects of B encoded JPEG or PNG images of any sizes, the most certain first.
 
         One after another, so that B of them need no more memory than one.
 
@@ -130,10 +136,7 @@ def export_detector(
                 )
             replace_folder(partial, directory / VERSION)
     except (OSError, tf.errors.OpError) as error:
-        raise ExportError(
-            f"the SavedModel cannot be written to {directory}: {first_line(error)}. The "
-            "checkpoints are saved: make room and start the same command again."
-        ) from error
+        raise ExportError(cannot_be_written(directory, error)) from error
     return directory / VERSION
 
 
@@ -170,7 +173,7 @@ def load_detector(saved_model: pathlib.Path) -> Detector:
 
     def detect(image_bytes: bytes) -> dict[str, np.ndarray]:
         images = tf.constant([image_bytes] if has_batch_axis else image_bytes)
-        # Through `loaded`, which must live as long: a signature holds its variables weakly.
+        # Through `loaded`, since its variables live only as long as it does.
         outputs = loaded.signatures["serving_default"](image_bytes=images)
         found = {name: value.numpy() for name, value in outputs.items()}
         if not has_batch_axis:

@@ -24,19 +24,20 @@ from la_tf.config import NumericsConfig, RunConfig
 from la_tf.errors import RunError, first_line
 from la_tf.files import write_json
 from la_tf.runs import runtime
-from la_tf.runs.directory import require_space
+from la_tf.runs.directory import read_json, require_space
 from la_tf.runs.health import TrainingDiverged
 
 Record = dict[str, Any]
 _NUM_PICTURES = 8
 _MIN_SCORE = 0.5  # of the boxes drawn into them
-# Of what a step computes from the same settings; what began with another cannot be gone on with.
+# Raise it when a step computes something else from the same settings: what was begun before is then
+# not resumed.
 _METHOD = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where things are, and how the work is done.
+    """Folders, the weights to start from, and how the work is done.
 
     Attributes:
       voc_dir: the folder of one year of VOC.
@@ -47,7 +48,7 @@ class Places:
       network: name of the architecture, where there is no run.
       skip_bad_images: leave out images with a problem instead of stopping.
       checkpoint_every_steps: how often to save.
-      eval_every_steps: how often to evaluate while training; 0 is at the end alone.
+      eval_every_steps: how often to evaluate while training; 0 is only at the end.
       strategy: 'mirrored' or 'one_device'.
       num_devices: as in `la_tf.config.RunConfig`.
     """
@@ -75,12 +76,12 @@ def finetune(
 
     Args:
       settings: what the result depends on.
-      places: what it does not.
+      places: where everything is, and how the work is done.
       say: takes a sentence for people.
 
     Returns:
       What voc_results.json holds: mAP, mAP_area and AP/<class> in 0..1 under 'result', None
-      for a class without an object to find; start, settings, data, time and environment beside it.
+      for a class without an object to find; besides, start, settings, data, time and environment.
 
     Raises:
       BackboneError: the network cannot be a backbone, or a tensor is not accounted for.
@@ -105,7 +106,7 @@ def finetune(
         finished = (path / output_directory.RESULTS).exists()
         if not finished:
             description["code"] = {"the version of the detector": _METHOD}
-        # Before the records, and again with them.
+        # Checked before the records are written, and again with what they hold.
         output_directory.claim(path, description)
         records = {
             split: convert(places.voc_dir, split, places.records_dir, places.skip_bad_images, say)
@@ -115,7 +116,7 @@ def finetune(
         output_directory.claim(path, description)
         if finished:
             say(f"{path} is finished.")
-            return output_directory.read(path / output_directory.RESULTS)
+            return read_json(path / output_directory.RESULTS, output_directory.OPTION)
         started = time.time()
         config = make_experiment(
             start,
@@ -146,7 +147,7 @@ def finetune(
 
 @contextlib.contextmanager
 def _explained(path: pathlib.Path):
-    """Turns what a full disk or a small device raise into a sentence."""
+    """Turns errors of a full disk or a small device into a sentence."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
@@ -157,13 +158,13 @@ def _explained(path: pathlib.Path):
     except (OSError, tf.errors.OpError) as error:
         raise RunError(
             f"{path} cannot be written or read: {first_line(error)}. Earlier checkpoints "
-            "are untouched: mend that and start the same command again."
+            "are untouched: fix that and start the same command again."
         ) from error
 
 
 def _identity(records: VOCRecords) -> str:
     index = pathlib.Path(records.pattern).parent / INDEX
-    return output_directory.read(index)["identity"]
+    return read_json(index, output_directory.OPTION)["identity"]
 
 
 def _train(config, settings, places, strategy, say):
@@ -185,7 +186,7 @@ def _train(config, settings, places, strategy, say):
             require_space(
                 places.output_dir, 3 * 8 * parameters, "make room, or name another --output_dir"
             )
-            # What would otherwise fail at the end of a long training, once before it.
+            # Once before the training, so that what cannot work does not fail at its end.
             runner.trainer.evaluate(tf.constant(1))
             runner.controller.save_checkpoint()
         result = {}

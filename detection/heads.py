@@ -1,4 +1,4 @@
-"""The detection heads, fc6 and fc7 or stage five on every region; and what makes detections."""
+"""The detection heads, fc6 and fc7 or stage five on every region, and the final NMS."""
 
 import math
 
@@ -81,10 +81,10 @@ class Stage5Head(tf.keras.layers.Layer):
 
 
 class DetectionGenerator(detection_generator.DetectionGenerator):
-    """Model Garden's final NMS without the regions that are none.
+    """Model Garden's final NMS, without regions that are empty boxes.
 
-    Where there are fewer proposals than the head takes, the rest are empty boxes. All of them get
-    the same scores, and NMS cannot suppress what has no area: they would crowd out the others.
+    Model Garden fills up with them where there are too few proposals. All get the same scores, and
+    NMS cannot suppress what has no area: they would crowd out the others.
     """
 
     def __call__(

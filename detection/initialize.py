@@ -7,7 +7,7 @@ import tensorflow as tf
 from detection.backbones import BackboneError
 from detection.model import stage5_blocks
 
-# What a run has and a detector has no place for, and what a detector has of its own.
+# Layers of a run that a detector does not have, and layers of a detector that a run does not have.
 LEFT_BEHIND = ("embedding",)
 OWN = ("detection-scores", "detection-boxes")
 
@@ -50,9 +50,7 @@ def take_weights(detector: tf.keras.Model, trained: tf.keras.Model) -> Account:
         if id(tensor) in used:
             continue
         if not tensor.name.startswith(LEFT_BEHIND):
-            raise BackboneError(
-                f"the run has the tensor {tensor.name}, and the detector no place for it."
-            )
+            raise _no_place(tensor)
         left.append(tensor.name)
     filled = {id(target) for _, target in pairs}
     new = []
@@ -95,9 +93,7 @@ def _tensors(trained_layer, layer) -> list[tuple[tf.Variable, tf.Variable]]:
         for tensor in trained_leaf.weights:
             target = targets.get(_kind(tensor))
             if target is None:
-                raise BackboneError(
-                    f"the run has the tensor {tensor.name}, and the detector no place for it."
-                )
+                raise _no_place(tensor)
             if target.shape != tensor.shape:
                 raise BackboneError(
                     f"the run's tensor {tensor.name} has the shape {tuple(tensor.shape)}, the "
@@ -111,6 +107,10 @@ def _leaves(layer: tf.keras.layers.Layer) -> list[tf.keras.layers.Layer]:
     """The layers inside a block that hold weights, in a fixed order; a plain layer is its own."""
     inside = [m for m in layer.submodules if isinstance(m, tf.keras.layers.Layer) and m.weights]
     return inside or [layer]
+
+
+def _no_place(tensor: tf.Variable) -> BackboneError:
+    return BackboneError(f"the run has the tensor {tensor.name}, and the detector no place for it.")
 
 
 def _kind(tensor: tf.Variable) -> str:

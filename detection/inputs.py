@@ -39,7 +39,7 @@ def make_dataset(
         batch_size = context.get_per_replica_batch_size(batch_size)
     parser = PictureParser(task, params)
 
-    # Nothing of it depends on tensors in Python's own `if`; AutoGraph takes seconds to find none.
+    # No `if` here depends on a tensor; AutoGraph would take seconds to find that out.
     @tf.autograph.experimental.do_not_convert
     def example(position: tf.Tensor):
         if not params.is_training:
@@ -69,7 +69,7 @@ def scale_picture(
 
     The short side becomes `short_side`, unless the long one would exceed `long_side`; then that
     becomes `long_side`. No side gets less than one pixel. Model Garden's own parser fits pictures
-    into a square, and its function for this rule leaves a line of a picture no pixel.
+    into a square, and its function for this rule can leave a thin picture no pixel.
 
     Args:
       image: [H, W, 3] uint8.

@@ -46,7 +46,7 @@ def match_detections(
     boxes: np.ndarray,
     objects: Mapping[int, tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Says of each detection of one class whether it is right; leaves out those VOC ignores.
+    """Decides whether each detection of one class is right; leaves out those that VOC ignores.
 
     Args:
       images: [D] the number of each detection's image.
@@ -266,8 +266,8 @@ class VOCDetectionMetric:
 def has_area(boxes: np.ndarray) -> np.ndarray:
     """Which boxes [N, 4] as (ymin, xmin, ymax, xmax) are more than a line or a point: [N].
 
-    Where there are too few proposals, Model Garden fills up with empty ones, and the head says
-    something of these, too.
+    Where there are too few proposals, Model Garden fills up with empty ones, which the head
+    classifies too.
     """
     return np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
 

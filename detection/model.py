@@ -33,6 +33,8 @@ def build_detector(
     input_specs = tf.keras.layers.InputSpec(shape=[None, *config.input_size])
     # As tf.nn.l2_loss, half the sum of squares.
     regularizer = tf.keras.regularizers.l2(weight_decay / 2) if weight_decay else None
+    sampler = config.roi_sampler.as_dict()
+    del sampler["cascade_iou_thresholds"]
     model = maskrcnn_model.MaskRCNNModel(
         backbone=factory.build_backbone(
             input_specs, config.backbone, config.norm_activation, regularizer
@@ -49,7 +51,7 @@ def build_detector(
         ),
         detection_head=_head(config, network, input_specs, regularizer, seed),
         roi_generator=ROIGenerator(**config.roi_generator.as_dict()),
-        roi_sampler=_sampler(config, seed),
+        roi_sampler=RoISampler(seed, **sampler),
         roi_aligner=ROIAligner(
             pool_size=NETWORKS[network].pool_size, **config.roi_aligner.as_dict()
         ),
@@ -93,19 +95,6 @@ def stage5_blocks(backbone: tf.keras.Model) -> list[tf.keras.layers.Layer]:
     return [layer for layer in backbone.layers if layer.name.startswith("conv5_block")]
 
 
-def _sampler(config: DetectorModel, seed: int) -> RoISampler:
-    options = config.roi_sampler
-    return RoISampler(
-        seed,
-        num_sampled_rois=options.num_sampled_rois,
-        foreground_fraction=options.foreground_fraction,
-        mix_gt_boxes=options.mix_gt_boxes,
-        foreground_iou_threshold=options.foreground_iou_threshold,
-        background_iou_high_threshold=options.background_iou_high_threshold,
-        background_iou_low_threshold=options.background_iou_low_threshold,
-    )
-
-
 def _make_variables(model: tf.keras.Model, input_size: list[int]) -> None:
     rows, columns = (side // STRIDE for side in input_size[:2])
     model(
@@ -123,6 +112,6 @@ def _freeze(model: tf.keras.Model, prefixes: tuple[str, ...]) -> None:
     for layer in model.submodules:
         if isinstance(layer, tf.keras.layers.BatchNormalization):
             layer.trainable = False
-            # A scale and an offset in plain operations. Of the fused kernel's gradient with given
-            # statistics TensorFlow has no deterministic implementation for GPUs, and raises.
+            # Plain operations: for the fused kernel with given statistics TensorFlow has no
+            # deterministic gradient on GPUs, and raises.
             layer.fused = False

@@ -16,7 +16,7 @@ CHECKPOINTS = "checkpoints"
 RECORDS = "records"
 RESULTS = "voc_results.json"
 _SETTINGS = "settings.json"
-_OPTION = "--output_dir"
+OPTION = "--output_dir"
 
 Description = dict[str, dict[str, Any]]
 
@@ -58,14 +58,14 @@ def claim(path: pathlib.Path, description: Description) -> None:
     """
     file = path / _SETTINGS
     if present_checkpoints(path / CHECKPOINTS) or (path / RESULTS).exists():
-        differences = _differences(read(file), description)
-        refuse_differences(path, differences, "a fine-tuning of other settings", _OPTION)
+        differences = _differences(read_json(file, OPTION), description)
+        refuse_differences(path, differences, "a fine-tuning of other settings", OPTION)
     else:
         write_json(file, description)
 
 
 def newest_checkpoint(path: pathlib.Path) -> int | None:
-    """The step of the newest checkpoint that is there, which Model Garden restores next.
+    """The step of the newest checkpoint whose files are there.
 
     Model Garden restores what the file `checkpoint` names, so that is made to name it.
 
@@ -86,7 +86,7 @@ def newest_checkpoint(path: pathlib.Path) -> int | None:
     newest = present[-1]
     try:
         reader = tf.train.load_checkpoint(newest)
-        # All of it, once: what is cut short must not be found out in the middle of restoring.
+        # All of it once, so that a file that was cut short is found before anything is restored.
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
         step = int(reader.get_tensor("global_step/.ATTRIBUTES/VARIABLE_VALUE"))
@@ -96,15 +96,6 @@ def newest_checkpoint(path: pathlib.Path) -> int | None:
             "its files to go on from an older one."
         ) from error
     return step
-
-
-def read(file: pathlib.Path) -> dict[str, Any]:
-    """A JSON file of this directory.
-
-    Raises:
-      RunError: it cannot be read.
-    """
-    return read_json(file, _OPTION)
 
 
 def _differences(stored: Description, wanted: Description) -> Iterator[tuple[str, Any, Any]]:

@@ -1,4 +1,4 @@
-"""Photographs as they are looked at: cameras store how one was held beside its pixels."""
+"""Photographs turned upright: cameras store how they were held beside the pixels."""
 
 import io
 import pathlib
@@ -28,5 +28,5 @@ def open_upright(path: pathlib.Path) -> tuple[Image.Image, bytes]:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path} cannot be read: {reason}.") from error
     file = io.BytesIO()
-    upright.save(file, "PNG", compress_level=1)  # at once read again
+    upright.save(file, "PNG", compress_level=1)  # fast, since it is read again at once
     return upright, file.getvalue()

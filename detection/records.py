@@ -1,6 +1,7 @@
-"""PASCAL VOC as the TFRecords of TF Model Garden's detectors: written once, read in any order."""
+"""PASCAL VOC as the TFRecords of TF Model Garden's detectors, written once, read in any order."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
+from official.vision.data.tfrecord_lib import convert_to_feature
 
 from detection.voc import VOCError, VOCImage, number_of, read_split, refusal
 from la_tf.data.base import DataError
@@ -42,7 +44,7 @@ class RecordError(RunError):
 
 
 class Records:
-    """TFRecord shards of which any record can be read at any time; Model Garden reads in order.
+    """TFRecord shards, read in any order, where Model Garden reads them one after the other.
 
     Args:
       pattern: of the shards' names.
@@ -150,21 +152,22 @@ def encode(image: VOCImage, encoded: bytes) -> bytes:
       A serialized tf.train.Example.
     """
     xmin, ymin, xmax, ymax = zip(*image.boxes, strict=True) if image.boxes else ((),) * 4
+    floats = functools.partial(convert_to_feature, value_type="float_list")
     features = {
-        "image/encoded": _bytes(encoded),
-        "image/filename": _bytes(image.path.name.encode()),
-        "image/source_id": _bytes(str(number_of(image.image_id)).encode()),
-        "image/height": _integers([image.height]),
-        "image/width": _integers([image.width]),
-        "image/object/bbox/xmin": _floats([(x - 1) / image.width for x in xmin]),
-        "image/object/bbox/xmax": _floats([x / image.width for x in xmax]),
-        "image/object/bbox/ymin": _floats([(y - 1) / image.height for y in ymin]),
-        "image/object/bbox/ymax": _floats([y / image.height for y in ymax]),
-        "image/object/area": _floats(
+        "image/encoded": convert_to_feature(encoded),
+        "image/filename": convert_to_feature(image.path.name.encode()),
+        "image/source_id": convert_to_feature(str(number_of(image.image_id)).encode()),
+        "image/height": convert_to_feature(image.height),
+        "image/width": convert_to_feature(image.width),
+        "image/object/bbox/xmin": floats([(x - 1) / image.width for x in xmin]),
+        "image/object/bbox/xmax": floats([x / image.width for x in xmax]),
+        "image/object/bbox/ymin": floats([(y - 1) / image.height for y in ymin]),
+        "image/object/bbox/ymax": floats([y / image.height for y in ymax]),
+        "image/object/area": floats(
             [(x2 - x1 + 1) * (y2 - y1 + 1) for x1, y1, x2, y2 in image.boxes]
         ),
-        "image/object/class/label": _integers(image.classes),
-        "image/object/is_crowd": _integers(image.difficult),
+        "image/object/class/label": convert_to_feature(image.classes, "int64_list"),
+        "image/object/is_crowd": convert_to_feature(image.difficult, "int64_list"),
     }
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(
         deterministic=True
@@ -196,7 +199,7 @@ def _write(
 
 
 def _identify(images: Sequence[VOCImage]) -> str:
-    """A digest of all that enters the records, the pixels by the size of their file."""
+    """A digest of all that the records hold; pixels enter by the size of their file."""
     digest = hashlib.sha256(str(_VERSION).encode())
     for image in images:
         size = (image.width, image.height, image.path.stat().st_size)
@@ -206,36 +209,24 @@ def _identify(images: Sequence[VOCImage]) -> str:
 
 
 def _reuse(folder: pathlib.Path, identity: str) -> VOCRecords:
-    way_out = "remove this folder, or name another place for the records."
+    remedy = "remove this folder, or name another place for the records."
     try:
         index = json.loads((folder / INDEX).read_text())
         found, records = index["identity"], _open(folder, index)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise VOCError(f"{folder} holds no VOC records with their {INDEX}: {way_out}") from error
+        raise VOCError(f"{folder} holds no VOC records with their {INDEX}: {remedy}") from error
     if found != identity:
-        raise VOCError(f"{folder} was made from other images or annotations: {way_out}")
+        raise VOCError(f"{folder} was made from other images or annotations: {remedy}")
     try:
         present = len(Records(records.pattern))
     except OSError as error:
-        raise VOCError(f"{folder} cannot be read ({first_line(error)}): {way_out}") from error
+        raise VOCError(f"{folder} cannot be read ({first_line(error)}): {remedy}") from error
     if present != records.num_images:
         raise VOCError(
-            f"{folder} holds {present} of the {records.num_images} images in its {INDEX}: {way_out}"
+            f"{folder} holds {present} of the {records.num_images} images in its {INDEX}: {remedy}"
         )
     return records
 
 
 def _open(folder: pathlib.Path, index: dict) -> VOCRecords:
     return VOCRecords(str(folder / _SHARDS), index["images"], tuple(index["problems"]))
-
-
-def _bytes(value: bytes) -> tf.train.Feature:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-
-def _integers(values: Sequence[int]) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-
-
-def _floats(values: Sequence[float]) -> tf.train.Feature:
-    return tf.train.Feature(float_list=tf.train.FloatList(value=values))

@@ -21,8 +21,8 @@ class RPNHead(dense_prediction_heads.RPNHead):
 class ROIGenerator(roi_generator.MultilevelROIGenerator):
     """Model Garden's proposals without those of anchors whose centre lies outside the picture.
 
-    They are never trained, and the canvas has them only because it is padded. Many reach into the
-    picture: clipped to it, they would take places from those that were trained to see it.
+    These anchors exist only because the canvas is padded, and are never trained. Many reach into
+    the picture: clipped to it, they would take the places of trained ones.
     """
 
     def call(

@@ -1,14 +1,13 @@
-"""What decides the result of a fine-tuning, and the experiment it means."""
+"""What decides the result of a fine-tuning, and the experiment of TF Model Garden made of it."""
 
 import dataclasses
 
 import tensorflow as tf
 from official.core import config_definitions as cfg
-from official.core import exp_factory
 from official.modeling import optimization
 
 from detection.backbones import STRIDE, require_backbone
-from detection.config import EXPERIMENT, canvas_size
+from detection.config import DetectionTask
 from la_tf.errors import RunError
 from la_tf.networks import build_backbone
 from la_tf.runs.trained_run import load_run
@@ -27,7 +26,7 @@ class Start:
       network: name of the architecture.
       image_size: side of the images the network was trained on, which decides the size of fc6.
       run_step: steps of training behind the weights; 0 for random ones.
-      objective: 'LA' or 'IR', by which they were trained; 'untrained'.
+      objective: what they were trained by, 'LA' or 'IR', or 'untrained'.
     """
 
     init: str
@@ -38,7 +37,7 @@ class Start:
 
 
 def open_start(init: str, run_dir: str, network: str | None = None) -> Start:
-    """Says what weights a run has, or what random ones there would be.
+    """Describes the weights of a run, or random ones.
 
     Args:
       init: 'run' or 'random'.
@@ -62,7 +61,7 @@ def open_start(init: str, run_dir: str, network: str | None = None) -> Start:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a result depends on beside start and data; defaults are the paper's (supplement B.4).
+    """What a result depends on besides start and data; defaults are the paper's (supplement B.4).
 
     Attributes:
       train_split: of VOC.
@@ -112,6 +111,11 @@ def require_valid(settings: Settings, num_replicas: int) -> None:
         )
 
 
+def canvas_size(long_side: int) -> int:
+    """Side of the square that holds every scaled picture: a multiple of the stride."""
+    return -(-long_side // STRIDE) * STRIDE
+
+
 def crop_size(network: str, image_size: int) -> int:
     """Side of the crop of a region's features that fits the head, in feature pixels.
 
@@ -146,12 +150,9 @@ def make_experiment(
       run_dir: the trained run to start from, where the weights are a run's.
       checkpoint_every_steps: how often to save.
     """
-    config = exp_factory.get_exp_config(EXPERIMENT)
-    task = config.task
-    task.run_dir = run_dir if start.init == "run" else ""
-    task.seed = settings.seed
-    task.losses.l2_weight_decay = settings.weight_decay
     canvas = canvas_size(settings.long_side)
+    task = DetectionTask(seed=settings.seed, run_dir=run_dir if start.init == "run" else "")
+    task.losses.l2_weight_decay = settings.weight_decay
     model = task.model
     model.input_size = [canvas, canvas, 3]
     model.backbone.la_backbone.network = start.network
@@ -162,26 +163,26 @@ def make_experiment(
         data.input_path = records
         data.parser.short_side = settings.short_side
         data.parser.long_side = settings.long_side
-    task.train_data.global_batch_size = settings.batch_size
-    task.validation_data.global_batch_size = settings.batch_size
-
-    trainer = config.trainer
-    trainer.train_steps = settings.steps
+        data.global_batch_size = settings.batch_size
     loop = min(_LOG_STEPS, checkpoint_every_steps, settings.steps)
-    trainer.steps_per_loop = loop
-    trainer.summary_interval = loop
-    trainer.checkpoint_interval = checkpoint_every_steps
-    trainer.optimizer_config = optimization.OptimizationConfig(
-        {
-            "optimizer": {"type": "sgd", "sgd": {"momentum": settings.momentum}},
-            "learning_rate": {
-                "type": "stepwise",
-                "stepwise": {
-                    # Model Garden keeps a rate up to and including its boundary, counted from 0.
-                    "boundaries": [settings.drop_step - 1],
-                    "values": [settings.learning_rate, settings.learning_rate / 10],
-                },
-            },
-        }
+    rates = {
+        # Model Garden keeps a rate up to and including its boundary, counted from 0.
+        "boundaries": [settings.drop_step - 1],
+        "values": [settings.learning_rate, settings.learning_rate / 10],
+    }
+    return cfg.ExperimentConfig(
+        task=task,
+        trainer=cfg.TrainerConfig(
+            train_steps=settings.steps,
+            steps_per_loop=loop,
+            summary_interval=loop,
+            checkpoint_interval=checkpoint_every_steps,
+            max_to_keep=2,
+            optimizer_config=optimization.OptimizationConfig(
+                {
+                    "optimizer": {"type": "sgd", "sgd": {"momentum": settings.momentum}},
+                    "learning_rate": {"type": "stepwise", "stepwise": rates},
+                }
+            ),
+        ),
     )
-    return config

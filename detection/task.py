@@ -94,5 +94,5 @@ class VOCDetectionTask(maskrcnn.MaskRCNNTask):
 def _double_biases(
     gradients: list[tuple[tf.Tensor, tf.Variable]],
 ) -> list[tuple[tf.Tensor, tf.Variable]]:
-    # Weight decay is none of theirs, so that twice the gradient is twice the learning rate.
+    # Biases have no weight decay, so that twice the gradient is twice the learning rate.
     return [(2 * g if v.name.endswith("bias:0") else g, v) for g, v in gradients]

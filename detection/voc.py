@@ -61,7 +61,6 @@ class VOCImage:
         numbers in VOC2007; the few fractions in VOC2012 stay as the development kit reads them.
       classes: N labels 1..20, see `VOC_CLASSES`.
       difficult: N, whether evaluation ignores the object.
-      truncated: N, whether the object reaches beyond its box.
     """
 
     image_id: str
@@ -71,7 +70,6 @@ class VOCImage:
     boxes: tuple[Box, ...]
     classes: tuple[int, ...]
     difficult: tuple[bool, ...]
-    truncated: tuple[bool, ...]
 
 
 def number_of(image_id: str) -> int:
@@ -128,7 +126,7 @@ def read_split(
 
 
 def require_disjoint(voc_dir: str | os.PathLike, train_split: str, test_split: str) -> None:
-    """Refuses to evaluate on what was trained on.
+    """Refuses to evaluate on training images.
 
     Raises:
       VOCError: an image is in both splits, or one of them cannot be read.
@@ -148,7 +146,7 @@ def refusal(problem: str) -> VOCError:
     """The error for an image that is not to be left out.
 
     Args:
-      problem: what is wrong, a sentence without its end.
+      problem: what is wrong, a sentence without its full stop.
     """
     return VOCError(f"{problem}; repair it, or leave such images out with --skip_bad_images.")
 
@@ -184,7 +182,7 @@ def _read_ids(lists: pathlib.Path, split: str) -> list[str]:
 
 
 def _read_image(voc_dir: pathlib.Path, image_id: str) -> VOCImage:
-    """One image; its errors are sentences without an end, for the caller to add the way out."""
+    """One image; the messages of its errors have no full stop: the caller adds what to do."""
     try:
         number_of(image_id)
     except VOCError as error:
@@ -218,8 +216,8 @@ def _read_image(voc_dir: pathlib.Path, image_id: str) -> VOCImage:
         height,
         boxes=tuple(_box(element, width, height, annotation) for element in objects),
         classes=tuple(_label(element, annotation) for element in objects),
-        difficult=tuple(_flag(element, "difficult") for element in objects),
-        truncated=tuple(_flag(element, "truncated") for element in objects),
+        # Some annotations of VOC2012 leave it out; the development kit then takes it for 0.
+        difficult=tuple(e.findtext("difficult", "0").strip() == "1" for e in objects),
     )
 
 
@@ -240,11 +238,6 @@ def _label(element: ElementTree.Element, annotation: pathlib.Path) -> int:
     if name not in _LABELS:
         raise VOCError(f"{annotation} has an object of the unknown class '{name}'")
     return _LABELS[name]
-
-
-def _flag(element: ElementTree.Element, name: str) -> bool:
-    # Some annotations of VOC2012 leave a flag out; the development kit then takes it for 0.
-    return element.findtext(name, "0").strip() == "1"
 
 
 def _number(element: ElementTree.Element, name: str, annotation: pathlib.Path) -> float:

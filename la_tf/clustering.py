@@ -85,7 +85,7 @@ def kmeans(
 
 
 def _gpu_index(dim: int, gpu: int) -> "faiss.GpuIndexFlatL2":
-    """What k-means compares vectors with on a GPU; plain float32, as on the CPU."""
+    """The index of centroids that k-means searches on a GPU; plain float32, as on the CPU."""
     config = faiss.GpuIndexFlatConfig()
     config.device = gpu
     return faiss.GpuIndexFlatL2(_gpu_resources(gpu), dim, config)
@@ -93,7 +93,7 @@ def _gpu_index(dim: int, gpu: int) -> "faiss.GpuIndexFlatL2":
 
 @functools.cache
 def _gpu_resources(gpu: int) -> "faiss.StandardGpuResources":
-    """The memory of Faiss on one GPU: one piece for all rounds, beside TensorFlow's."""
+    """The memory of Faiss on one GPU, apart from TensorFlow's and kept over all rounds."""
     del gpu  # each has its own, for they may not be shared by threads
     resources = faiss.StandardGpuResources()
     resources.setTempMemory(_GPU_BYTES)
@@ -103,7 +103,7 @@ def _gpu_resources(gpu: int) -> "faiss.StandardGpuResources":
 def clustering_seeds(seed: int, round_: int, num_clusterings: int) -> np.ndarray:
     """Seeds of the H clusterings of one round: [H] int, a function of (seed, round, h).
 
-    The official code uses the same H seeds every time; fresh ones each round let a poor start
+    The official code uses the same H seeds every time; with new ones each round, a poor start does
     not come back.
     """
     # Faiss takes a C int.
@@ -166,13 +166,13 @@ def _made_on_gpus(
         for number in mine:
             made[number] = make(number, gpu)
 
-    # A thread a GPU: its memory is not made for two of them.
+    # One thread a GPU: Faiss's memory on it may not be shared by threads.
     with ThreadPoolExecutor(max(1, len(gpus))) as pool:
         working = [pool.submit(work, gpu, numbers[i :: len(gpus)]) for i, gpu in enumerate(gpus)]
     for gpu, work_of_gpu in zip(gpus, working, strict=True):
         try:
             work_of_gpu.result()
-        except RuntimeError as error:  # as Faiss raises, after many words on where
+        except RuntimeError as error:  # Faiss's message begins with the place in its code
             reason = first_line(error).rpartition("Error: ")[2]
             say(f"k-means failed on GPU {gpu} ({reason}): clustering on the CPU instead.")
     return made

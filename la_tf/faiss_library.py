@@ -1,9 +1,9 @@
 """Faiss, with matrix products that use all of the processor.
 
 k-means and kNN are mostly products of matrices, which Faiss leaves to the OpenBLAS of its wheel.
-That one goes by the processor's model, and on one that is newer than itself may take kernels of
-2007: on an AMD EPYC of 2024 k-means then takes four times as long as with those for AVX-512. Take
-Faiss from here, so that it is loaded this way by whoever comes first.
+OpenBLAS chooses its kernels by the processor's model, and for a model newer than itself may choose
+kernels of 2007: on an AMD EPYC of 2024 k-means then takes four times as long as with those for
+AVX-512. Import Faiss from here, so that it is loaded this way whoever is first.
 """
 
 import os

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 
 class MemoryBank(tf.Module):
-    """N unit vectors, one an image, each the mixed and normalised history of its embeddings.
+    """N unit vectors, each the normalised running average of one image's embeddings.
 
     Under a distribution strategy every replica holds a whole copy, and `update` must be given the
     same rows, those of the global batch, in every replica: then the copies never differ.

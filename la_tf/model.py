@@ -133,16 +133,16 @@ class LocalAggregation(tf.keras.Model):
         return {metric.name: metric.result() for metric in self.metrics}
 
     def _embed(self, views: tf.Tensor) -> tf.Tensor:
-        """The network in training, by XLA where that was asked for.
+        """The network in training mode, compiled by XLA if that was asked for.
 
-        What follows it is left to TensorFlow, whose selection of neighbours XLA does not know.
+        The rest of the step is not, since XLA does not have the operations that select neighbours.
         """
         if not self.jit_compile:
             return self.network(views, training=True)
 
         @tf.function(jit_compile=True)
         def compiled(views: tf.Tensor) -> tf.Tensor:
-            # Else XLA would compute the derivative by the pixels as well.
+            # Without this, XLA would also compute the gradient with respect to the pixels.
             return self.network(tf.stop_gradient(views), training=True)
 
         return compiled(views)
@@ -186,7 +186,7 @@ class LocalAggregation(tf.keras.Model):
     def make_train_function(self, force: bool = False):
         """Keras's step function, with the time it waits for data added to `seconds_waiting`.
 
-        Keras takes the batch inside its compiled function, where nobody can time it.
+        Keras takes the batch inside its compiled function, where the wait cannot be timed.
         """
         if self.train_function is not None and not force:
             return self.train_function

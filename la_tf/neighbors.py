@@ -5,8 +5,9 @@ import tensorflow as tf
 from la_tf.blocks import map_blocks
 from la_tf.selection import largest_of_parts, split_at
 
-# With fewer than this many times k rows, a product with all of them beats picking k an example.
-_DENSE = 16
+# Up to this many bank rows, in multiples of k, one product with the whole bank is faster than
+# gathering k rows for each example.
+_MAX_ROWS_FOR_PRODUCT = 16
 
 
 def nearest_rows(
@@ -67,7 +68,7 @@ def weighted_rows(weights: tf.Tensor, bank: tf.Tensor, rows: tf.Tensor) -> tf.Te
     size, k = bank.shape[0], rows.shape[1]
     if tf.config.list_logical_devices("GPU"):
         return tf.einsum("bk,bkd->bd", weights, tf.gather(bank, rows))
-    if size < _DENSE * k:
+    if size < _MAX_ROWS_FOR_PRODUCT * k:
         batch = tf.shape(rows, tf.int64)[0]
         cells = rows + tf.range(batch)[:, tf.newaxis] * size  # [B, k] of [B * N]
         dense = tf.math.unsorted_segment_sum(weights, cells, batch * size)
@@ -77,7 +78,7 @@ def weighted_rows(weights: tf.Tensor, bank: tf.Tensor, rows: tf.Tensor) -> tf.Te
         weights, rows = example
         return tf.linalg.matvec(tf.gather(bank, rows), weights, transpose_a=True)
 
-    # Example by example: [k, D] stays in the cache; [B, k, D] would be half of ImageNet's bank.
+    # Example by example: [k, D] fits the cache; [B, k, D] would be half the bank of ImageNet.
     return tf.map_fn(one, (weights, rows), fn_output_signature=weights.dtype)
 
 

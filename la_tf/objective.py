@@ -59,8 +59,8 @@ def local_aggregation_loss(similarities: tf.Tensor, close: tf.Tensor, tau: float
     """
     logits = similarities / tau
     meet = tf.reduce_any(close, axis=1)  # [B]
-    # A row without close neighbours takes the whole background as its set: loss and gradient of
-    # the difference below are then exactly 0, with no infinity for the gradient to trip over.
+    # A row without close neighbours takes the whole background as its set: the difference below and
+    # its gradient are then exactly 0, and no infinity turns the gradient into NaN.
     members = close | ~meet[:, tf.newaxis]
     everyone = tf.ones_like(close)
     loss = set_log_prob(logits, everyone) - set_log_prob(logits, members)
@@ -99,7 +99,7 @@ def instance_recognition_loss(
         own_prob = tf.gather(probs, indices, batch_dims=1)  # [B]
         # exp(-2 / tau) underflows float32 once 2 / tau exceeds 87; the gradient still holds.
         loss = -tf.math.log(tf.maximum(own_prob, _TINY))
-        # The derivative is taken here, so that no [B, N] waits for the backward pass.
+        # The gradient is computed here, so that no [B, N] is kept for the backward pass.
         return loss, (tf.matmul(probs, bank) - tf.gather(bank, indices)) / tau  # [B], [B, D]
 
     @tf.custom_gradient

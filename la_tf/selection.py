@@ -1,17 +1,17 @@
 """The k largest of very many numbers, exactly, without a heap over all of them.
 
 `tf.math.top_k` keeps a heap of k over all N values of a row, which takes several times as long as
-the product that made them. Here groups of values are reduced to their maxima first. k groups reach
-the k-th largest of these maxima, so k values do: it is a floor under the k largest. Few other
-values reach it where there are several times k groups, and only those are compared with each other.
+the product that made them. Here groups of values are reduced to their maxima first. The k-th
+largest of these maxima is a floor: k groups reach it, so at least k values do, and the k largest
+are among those. With several times k groups few other values reach it, and only those that do are
+compared with each other.
 """
 
 import tensorflow as tf
 
 _GROUPS_OF_K = 3  # groups, in multiples of k: fewer let more values reach the floor
-_LARGE_GROUP = (
-    32  # from this size on, it pays to look for values in the groups that reach the floor
-)
+# From this size of a group on, it pays to search only the groups that reach the floor.
+_LARGE_GROUP = 32
 
 
 def split_at(count: int, k: int) -> int:
@@ -19,32 +19,19 @@ def split_at(count: int, k: int) -> int:
     return count - count % _LARGE_GROUP if _group_size(count, k) >= _LARGE_GROUP else count
 
 
-def largest(values: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The k largest of each row, as `tf.math.top_k` finds them.
+def largest_of_parts(head: tf.Tensor, tail: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The k largest of each row, as `tf.math.top_k` finds them; N is known.
 
     Args:
-      values: [B, N] float32; N is known.
+      head: [B, `split_at(N, k)`] float32, the first columns. Rows come in two parts because joining
+        them would copy them.
+      tail: [B, the other columns] float32.
       k: how many, at most N.
 
     Returns:
       values [B, k] and their columns [B, k] int64, in no particular order. Ties at the k-th place
-      are broken towards the lower column. A row of NaN comes through as NaN; what comes of a row
-      with a few is not defined.
-    """
-    cut = split_at(values.shape[1], k)
-    return largest_of_parts(values[:, :cut], values[:, cut:], k)
-
-
-def largest_of_parts(head: tf.Tensor, tail: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """`largest` of rows that were made in two parts, which saves a copy of them.
-
-    Args:
-      head: [B, `split_at(N, k)`] float32.
-      tail: [B, the other columns] float32.
-      k: how many.
-
-    Returns:
-      As `largest`.
+      are broken towards the lower column. A row of NaN gives NaN; the result of a row with some is
+      not defined.
     """
     size = _group_size(head.shape[1] + tail.shape[1], k)
     if size >= _LARGE_GROUP:
@@ -70,9 +57,9 @@ def _group_size(count: int, k: int) -> int:
 
 
 def _few_of_all(values: tf.Tensor, k: int, size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The k largest of each row among few others: values and columns, rising, [B, P] each."""
+    """Few values of each row, with the k largest among them, and their columns, rising: [B, P]."""
     num_groups = values.shape[1] // size
-    # Groups of equal distance are the faster ones to reduce; who is left over may lie anywhere.
+    # Groups of columns at equal distances are faster to reduce than groups of neighbours.
     groups = tf.reshape(values[:, : num_groups * size], [-1, size, num_groups])
     maxima = tf.reduce_max(groups, axis=1)
     floor = _kth_largest(maxima, k)[:, tf.newaxis]
@@ -86,14 +73,14 @@ def _few_of_all(values: tf.Tensor, k: int, size: int) -> tuple[tf.Tensor, tf.Ten
         best = tf.math.top_k(values, k, sorted=False)
         return best.values, tf.cast(best.indices, tf.int64)
 
-    # Not "at least the floor": NaN reaches it as well, for those who look for it in the result.
+    # Not below, instead of at least, the floor: NaN passes too, and shows in the result.
     reaching = tf.reduce_sum(tf.cast(~(maxima < floor), tf.float32), axis=1)
-    # Where whole rows tie, as those of a collapsed embedding do, nearly all values would.
+    # Where whole rows tie, as those of a collapsed embedding do, nearly all values reach the floor.
     return tf.cond(tf.reduce_max(reaching) <= 2 * k, above_floor, of_tied_rows)
 
 
 def _few_of_groups(values: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """`_few_of_all` by looking into the groups alone that reach the floor."""
+    """`_few_of_all`, searching only the groups that reach the floor."""
     num_groups = values.shape[1] // _LARGE_GROUP
     groups = tf.reshape(values, [-1, _LARGE_GROUP])  # [B * G, g], groups of neighbours
     maxima = tf.reshape(tf.reduce_max(groups, axis=1), [-1, num_groups])  # [B, G]
@@ -139,8 +126,8 @@ def _true_columns(mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
       mask: [B, N] bool, true at least once.
 
     Returns:
-      columns: [B, C] int64, rising, for C of the fullest row; those of other rows end in any.
-      present: [B, C] bool, false at those.
+      columns: [B, C] int64, rising; C is that of the fullest row, the others are filled up.
+      present: [B, C] bool, false where it was filled up.
     """
     num_rows, count = tf.unstack(tf.shape(mask, tf.int64))
     true = tf.where(tf.reshape(mask, [-1]))[:, 0]  # [M]

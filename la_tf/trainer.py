@@ -1,4 +1,4 @@
-"""One run from configuration to exported network; everything else is called from here."""
+"""One run, from its configuration to the exported network."""
 
 import dataclasses
 import pathlib
@@ -11,10 +11,10 @@ import tensorflow as tf
 from la_tf.building import build_model
 from la_tf.callbacks.assembly import RunCallbacks
 from la_tf.config import Config
-from la_tf.data.base import DataError, Source
-from la_tf.data.checks import check_images, find_bad_images
+from la_tf.data.base import Source
+from la_tf.data.checks import keep_good_images, refuse_bad_images
 from la_tf.data.identity import identify
-from la_tf.data.pipeline import step_indices, steps_per_epoch, train_dataset
+from la_tf.data.pipeline import Steps, step_indices, steps_per_epoch, train_dataset
 from la_tf.data.sources import open_train_and_val
 from la_tf.errors import RunError
 from la_tf.evaluation.knn import clipped
@@ -64,9 +64,9 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
     runtime.configure(config.numerics, config.schedule.seed)
     strategy = runtime.make_strategy(config.run)
     train_set, heldout = open_train_and_val(config.data, config.schedule.seed)
-    train_set = _checked(train_set, config.data.skip_bad_images, say)
+    train_set = keep_good_images(train_set, config.data.skip_bad_images, say)
     if heldout is not None:
-        heldout = _checked(heldout, config.data.skip_bad_images, say)
+        heldout = keep_good_images(heldout, config.data.skip_bad_images, say)
     config, notes = resolve(config, train_set.num_examples)
     for note in notes:
         say(note)
@@ -82,13 +82,6 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
         return _Run(config, strategy, train_set, heldout, data, directory, say).train()
     finally:
         directory.release()
-
-
-def _checked(source: Source, skip_bad: bool, say: Callable[[str], None]) -> Source:
-    result = check_images(source, skip_bad)
-    if result.bad:
-        say(str(result))
-    return result.source
 
 
 def _open_run_directory(
@@ -136,24 +129,23 @@ class _Run:
             path=directory.path,
             restore_from=chief_path / "checkpoints",
         )
-        self.log = self.callbacks.log
         self.checkpointing = self.callbacks.checkpointing
 
     def train(self) -> Result:
         """Checks, trains what is left to train, exports, and collects the table."""
         step = self.checkpointing.restore()
         if step is None:
-            self.log.truncate(0)  # of a run that died before its first checkpoint
+            self.callbacks.log.truncate(0)  # a start may have ended before its first checkpoint
             step = 0
             require_space(
                 self.path, self.checkpointing.num_bytes() * (self.config.run.keep_checkpoints + 1)
             )
             self.callbacks.show_images()
             self._announce()
-            self._first_minute()
+            self._rehearse()
         else:
             self.say(f"resuming {self.path} after step {step} of {self.total_steps}.")
-            self._tell_of_another_machine(step)
+            self._warn_of_another_machine(step)
         try:
             with self.checkpointing.listening():
                 self._fit(step)
@@ -163,8 +155,8 @@ class _Run:
                 "the device is out of memory: use more devices with --num_devices, or start anew "
                 "with a lower --batch_size or --k."
             ) from error
-        except tf.errors.OpError as error:
-            self._explain_bad_images(error)
+        except tf.errors.OpError:
+            self._refuse_bad_images()
             raise
         finally:
             self.callbacks.close()
@@ -190,8 +182,8 @@ class _Run:
         for line in expected_values(config, count):
             self.say(line)
 
-    def _tell_of_another_machine(self, step: int) -> None:
-        """Of what makes a resumed run differ, in its last digits, from one never interrupted."""
+    def _warn_of_another_machine(self, step: int) -> None:
+        """Warns if the processor or its libraries changed, which may change the last digits."""
         *_, before, now = [{}, *self.environments]
         if step < self.total_steps and (found := processor.differences(before, now)):
             self.say(
@@ -199,8 +191,8 @@ class _Run:
                 "may differ from those of a run that was never moved."
             )
 
-    def _first_minute(self) -> None:
-        """Runs evaluator, export and checkpoint once, so that they fail now or never."""
+    def _rehearse(self) -> None:
+        """Evaluates, exports and saves once, so that what cannot work fails before the training."""
         self.callbacks.before_training()
         trial = self.path / "export.trial"
         self._export(trial)
@@ -218,19 +210,16 @@ class _Run:
             self._fit_epochs(epoch * spe, epoch, epochs, steps=spe)
 
     def _fit_epochs(self, step: int, first: int, last: int, steps: int) -> None:
+        data = self.config.data
+        end = last * self.steps_per_epoch
+        part = Steps(step, end, data.batch_size, self.config.schedule.seed)
+
         def replicas_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            here = context.num_replicas_in_sync // context.num_input_pipelines
-            mine = context.input_pipeline_id * here
             return train_dataset(
                 self.train_set,
-                image_size=self.config.data.image_size,
-                batch_size=self.config.data.batch_size,
-                seed=self.config.schedule.seed,
+                part.of_process(context),
+                image_size=data.image_size,
                 augment=self.config.augment,
-                start_step=step,
-                end_step=last * self.steps_per_epoch,
-                num_replicas=context.num_replicas_in_sync,
-                replica_ids=range(mine, mine + here),
             )
 
         self.model.fit(
@@ -242,16 +231,12 @@ class _Run:
             verbose=0,
         )
 
-    def _explain_bad_images(self, error: tf.errors.OpError) -> None:
+    def _refuse_bad_images(self) -> None:
         """Raises DataError if images of the failed step cannot be decoded."""
         step = int(self.model.optimizer.iterations.numpy())
         data, seed = self.config.data, self.config.schedule.seed
         indices = step_indices(self.train_set.num_examples, data.batch_size, seed, step)
-        if bad := find_bad_images(self.train_set, indices):
-            raise DataError(
-                f"training stopped at step {step}: {bad[0].name} cannot be decoded "
-                f"({bad[0].reason}); find all such files with tools/check_data.py and remove them."
-            ) from error
+        refuse_bad_images(self.train_set, indices, f"training stopped at step {step}: ")
 
     def _export(self, folder: pathlib.Path) -> pathlib.Path:
         """Exports as tools/export.py does, and embeds one image through the export as a check."""

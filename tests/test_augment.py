@@ -21,7 +21,8 @@ from la_tf.data.augment import (
     resize_short_side,
     view_seed,
 )
-from la_tf.data.sources import Subset, open_source
+from la_tf.data.base import Subset
+from la_tf.data.sources import open_source
 
 NOTHING = AugmentConfig(
     crop_area_min=1.0, greyscale_probability=0.0, jitter=0.0, hue_jitter=0.0, flip=False

@@ -2,7 +2,6 @@
 
 import collections
 import http.server
-import itertools
 import json
 import re
 import threading
@@ -171,20 +170,6 @@ def test_whole_steps_are_timed_beside_a_supervised_one(monkeypatch):
     ]
 
 
-def test_needs_of_replicas_are_counted_by_hand():
-    one = scaling.needs(1000, 1, batch=16)
-    assert one == scaling.Needs(1000 * (512 + 40) + 16 * 1000 * 4, 0, 0, 10)
-    two = scaling.needs(1000, 2, batch=16)
-    gradients = 4 * scaling.PARAMETERS
-    assert two == scaling.Needs(
-        memory=1000 * 552 + 8 * 1000 * 4,
-        sent=8 * (8 + 512) + gradients,
-        sent_in_round=10 * 1000 * 8,  # each sends half of every label, and half of every sum
-        clusterings=5,
-    )
-    assert [scaling.needs(1000, replicas).clusterings for replicas in (3, 10, 16)] == [4, 1, 1]
-
-
 @pytest.mark.slow
 def test_replicas_are_timed_in_processes_of_their_own():
     rows = scaling.measure((1, 2), repetitions=1)
@@ -194,33 +179,21 @@ def test_replicas_are_timed_in_processes_of_their_own():
     ]
 
 
-class Requests:
-    """The end of a pipe on which somebody asks for so many steps, and then leaves."""
-
-    def __init__(self, count: int, look):
-        self.left, self.look, self.losses = count, look, []
-
-    def recv(self):
-        self.look()
-        if not self.left:
-            raise EOFError
-        self.left -= 1
-
-    def send(self, loss):
-        self.losses.append(loss)
-
-
-def test_every_request_is_a_step_of_local_aggregation_on_all_replicas(monkeypatch):
-    models, banks = kept(monkeypatch, scaling, "random_model"), []
-    requests = Requests(2, lambda: banks.append(models[0].bank.vectors.numpy()))
-    scaling._serve_steps(2, requests)
+def test_a_step_of_replicas_is_one_of_local_aggregation_on_all(monkeypatch):
+    models = kept(monkeypatch, scaling, "random_model")
+    step = scaling.stepper(2)
     (model,) = models
     assert model.distribute_strategy.num_replicas_in_sync == 2
-    assert model.optimizer.iterations.numpy() == len(requests.losses) == 2
-    for before, after in itertools.pairwise(banks):
-        assert set(np.flatnonzero((before != after).any(axis=1))) == set(range(128))
-    means = {metric.name: metric.result() for metric in model.metrics}
-    assert means["close_share"] > 0  # in instance recognition nothing is close
+    for count in (1, 2):
+        before = model.bank.vectors.numpy()
+        loss = step()
+        assert model.optimizer.iterations.numpy() == count
+        assert set(np.flatnonzero((model.bank.vectors.numpy() != before).any(axis=1))) == set(
+            range(128)
+        )
+        means = {metric.name: metric.result() for metric in model.metrics}
+        assert means["loss"] > 0 and loss > 0
+        assert means["close_share"] > 0  # in instance recognition nothing is close
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The k-means benchmark: its floor is Faiss as it is installed, and reaches the same objective."""
 
+import functools
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from la_tf.benchmark import clustering as benchmark
 from la_tf.benchmark import plain_kmeans
+from la_tf.benchmark.process import answer, in_process
 from la_tf.benchmark.step import clustered_rows
 from la_tf.clustering import clustering_seeds, run_clusterings
 
@@ -70,9 +72,9 @@ def test_the_plain_process_takes_faiss_as_it_is_installed():
     assert ours == {"la_tf", "la_tf.benchmark", "la_tf.benchmark.plain_kmeans"}
 
 
-def test_a_process_that_ends_is_said_to_have_ended(tmp_path):
+def test_a_process_that_ends_is_said_to_have_ended():
     points = clustered_rows(10).numpy()
-    too_many = benchmark._plain_process(points, 11, 2, [0])
+    too_many = in_process(answer, functools.partial, plain_kmeans.cluster, points, 11, 2, [0])
     with pytest.raises(ValueError, match="ended before it was done"), too_many as cluster:
         cluster()
 

@@ -11,8 +11,14 @@ from PIL import Image
 
 from la_tf.config import AugmentConfig
 from la_tf.data.base import DataError
-from la_tf.data.checks import check_images, find_bad_images, keep_good_images, survey
-from la_tf.data.pipeline import step_indices, train_dataset
+from la_tf.data.checks import (
+    check_images,
+    find_bad_images,
+    keep_good_images,
+    refuse_bad_images,
+    survey,
+)
+from la_tf.data.pipeline import Steps, step_indices, train_dataset
 from la_tf.data.sources import open_source
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -104,15 +110,8 @@ def test_damage_inside_a_file_stops_training_and_can_be_named(folder):
     (folder / "inside.png").write_bytes(damaged)
     source = open_source(str(folder))
     assert check_images(source, decode_up_to=0).bad == ()
-    batches = train_dataset(
-        source,
-        image_size=8,
-        batch_size=3,
-        seed=0,
-        augment=AugmentConfig(),
-        start_step=0,
-        end_step=4,
-    )
+    steps = Steps(0, 4, batch_size=3, seed=0)
+    batches = train_dataset(source, steps, image_size=8, augment=AugmentConfig())
     done = 0
     with pytest.raises(tf.errors.InvalidArgumentError):
         for _ in batches:
@@ -120,6 +119,9 @@ def test_damage_inside_a_file_stops_training_and_can_be_named(folder):
     (bad,) = find_bad_images(source, step_indices(13, 3, 0, done))
     assert bad.name == str(folder / "inside.png")
     assert bad.reason
+    with pytest.raises(DataError, match=r"stopped: .*inside\.png cannot be decoded \(.+\)"):
+        refuse_bad_images(source, [0, bad.index], "stopped: ")
+    refuse_bad_images(source, np.delete(np.arange(13), bad.index))
 
 
 def test_file_that_vanished_is_bad(folder):

@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from detection.config import DataConfig, DetectionTask, DetectorModel, Parser, canvas_size
+from detection.config import DataConfig, DetectionTask, DetectorModel, Parser
 from detection.inputs import make_dataset, scale_picture, shuffled
 from detection.records import RecordError, Records, encode
+from detection.settings import canvas_size
 from detection.voc import VOCImage
 from la_tf.errors import first_line
 

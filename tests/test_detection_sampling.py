@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from detection.anchors import anchor_grid
-from detection.config import la_fasterrcnn_voc
+from detection.config import DetectorModel
 from detection.heads import DetectionGenerator
 from detection.regions import ROIGenerator
 from detection.sampling import RoISampler
@@ -73,7 +73,7 @@ def test_the_padding_of_the_canvas_has_no_proposals(training):
     scores = np.full((1, 32, 32, 9), 8.0, np.float32)  # the padding
     inside = np.random.default_rng(0).normal(size=(16, 16, 9))
     scores[0, :16, :16] = inside
-    options = la_fasterrcnn_voc().task.model.roi_generator.as_dict()
+    options = DetectorModel().roi_generator.as_dict()
     options |= dict.fromkeys(("pre_nms_top_k", "test_pre_nms_top_k", "num_proposals"), most)
     generator = ROIGenerator(**options)
     proposals, found = generator(
@@ -115,7 +115,7 @@ def test_draws_go_on_after_a_restart(tmp_path):
 
 def test_empty_regions_are_no_detections():
     """Though the head is surer of them than of the real ones, and they are many."""
-    generator = DetectionGenerator(**la_fasterrcnn_voc().task.model.detection_generator.as_dict())
+    generator = DetectionGenerator(**DetectorModel().detection_generator.as_dict())
     real = np.array([[10 * i, 10 * i, 10 * i + 9, 10 * i + 9] for i in range(5)], np.float32)
     regions = np.concatenate([np.zeros([200, 4], np.float32), real])[np.newaxis]
     logits = np.zeros([1, 205, 21], np.float32)

@@ -5,9 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from official.core import exp_factory
 
-from detection.config import EXPERIMENT
 from detection.settings import Settings, Start, make_experiment, require_valid
 from la_tf.errors import RunError
 
@@ -84,13 +82,8 @@ def test_the_experiment_is_the_papers(network):
     assert model.rpn_head.num_filters == 512
 
 
-def test_model_garden_knows_the_experiment():
-    config = exp_factory.get_exp_config(EXPERIMENT)
-    config.validate()
-    again = make_experiment(start(), Settings(), "", "")
-    again.trainer.validation_interval = config.trainer.validation_interval
-    again.task.model.roi_aligner.crop_size = config.task.model.roi_aligner.crop_size
-    assert again.as_dict() == config.as_dict()
+def test_model_garden_takes_the_experiment():
+    make_experiment(start(), Settings(), "", "").validate()
 
 
 @pytest.mark.parametrize(

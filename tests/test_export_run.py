@@ -250,9 +250,7 @@ def test_a_file_is_no_export_folder(run, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ExportError, match="file is a file: name a folder as --export_dir"):
         export_run(run, tmp_path / "file", sample_pictures(run, 1)[0])
-    with pytest.raises(
-        ExportError, match=r": Not a directory\. The run itself is saved: mend that"
-    ):
+    with pytest.raises(ExportError, match=r": Not a directory\. The run itself is saved: fix that"):
         export_run(run, tmp_path / "file" / "folder", sample_pictures(run, 1)[0])
     assert files_of(tmp_path) == {"file": b"mine"}
 

@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from la_tf.config import AugmentConfig
 from la_tf.data.augment import augment_view, center_view, view_seed
-from la_tf.data.base import DataError
-from la_tf.data.pipeline import eval_dataset, step_indices, steps_per_epoch, train_dataset
-from la_tf.data.sources import Subset, open_source
+from la_tf.data.base import DataError, Subset
+from la_tf.data.pipeline import Steps, eval_dataset, step_indices, steps_per_epoch, train_dataset
+from la_tf.data.sources import open_source
 
 SEED = 11
 
@@ -20,15 +20,9 @@ def digits():
     return Subset(open_source("digits"), range(50))
 
 
-def batches(source, start, end, **options) -> list[tuple[np.ndarray, np.ndarray]]:
-    arguments = {
-        "image_size": 8,
-        "batch_size": 8,
-        "seed": SEED,
-        "augment": AugmentConfig(),
-        **options,
-    }
-    dataset = train_dataset(source, start_step=start, end_step=end, **arguments)
+def batches(source, start, end, image_size=8, **options) -> list[tuple[np.ndarray, np.ndarray]]:
+    steps = Steps(start, end, **{"batch_size": 8, "seed": SEED, **options})
+    dataset = train_dataset(source, steps, image_size=image_size, augment=AugmentConfig())
     return list(dataset.as_numpy_iterator())
 
 
@@ -40,15 +34,8 @@ def assert_same(left, right) -> None:
 
 
 def test_elements(digits):
-    dataset = train_dataset(
-        digits,
-        image_size=8,
-        batch_size=8,
-        seed=SEED,
-        augment=AugmentConfig(),
-        start_step=0,
-        end_step=2,
-    )
+    steps = Steps(0, 2, batch_size=8, seed=SEED)
+    dataset = train_dataset(digits, steps, image_size=8, augment=AugmentConfig())
     assert dataset.element_spec[0].dtype == tf.int32
     assert dataset.element_spec[1].shape.as_list()[1:] == [8, 8, 3]
     for indices, views in dataset:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from la_tf.config import AugmentConfig
 from la_tf.data.base import DataError, Source
-from la_tf.data.pipeline import train_dataset
+from la_tf.data.pipeline import Steps, train_dataset
 from la_tf.data.record_writer import complete_or_absent, write_records
 from la_tf.data.records import RecordSource
 from la_tf.data.sources import open_source
@@ -202,16 +202,11 @@ def test_killed_writer_leaves_no_folder_that_opens(tmp_path):
 def test_views_are_the_same_from_records_and_files(tmp_path):
     digits = open_source("digits", "val")
     write_records(digits, str(tmp_path / "r"), 2)
-    options = {
-        "image_size": 16,
-        "batch_size": 8,
-        "seed": 0,
-        "augment": AugmentConfig(),
-        "start_step": 44,
-        "end_step": 46,
-    }
-    direct = train_dataset(digits, **options).as_numpy_iterator()
-    stored = train_dataset(RecordSource(str(tmp_path / "r")), **options).as_numpy_iterator()
+    steps = Steps(44, 46, batch_size=8, seed=0)
+    direct, stored = (
+        train_dataset(source, steps, image_size=16, augment=AugmentConfig()).as_numpy_iterator()
+        for source in (digits, RecordSource(str(tmp_path / "r")))
+    )
     for (i, view), (j, other) in zip(direct, stored, strict=True):
         np.testing.assert_array_equal(i, j)
         np.testing.assert_array_equal(view, other)

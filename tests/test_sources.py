@@ -9,17 +9,10 @@ import tensorflow as tf
 from PIL import Image
 
 from la_tf.config import DataConfig
-from la_tf.data.base import philox_order
-from la_tf.data.sources import (
-    DataError,
-    DigitsSource,
-    FolderSource,
-    Subset,
-    align_labels,
-    open_source,
-    open_train_and_val,
-    split_holdout,
-)
+from la_tf.data.base import DataError, Subset, align_labels, philox_order, split_holdout
+from la_tf.data.digits import DigitsSource
+from la_tf.data.folder import FolderSource
+from la_tf.data.sources import open_source, open_train_and_val
 
 
 def put(path, value: int = 0, kind: str = "PNG") -> bytes:

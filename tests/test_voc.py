@@ -85,7 +85,6 @@ def test_a_split_is_read_in_the_order_of_its_list(voc):
         boxes=((28, 6, 48, 25), (1, 1, 50, 37)),
         classes=(20, 15),
         difficult=(False, True),
-        truncated=(False, True),
     )
     assert images[1].boxes == () and images[1].classes == ()
     assert images[2].boxes == ((2, 5.70000076293945, 33, 20),)  # a fraction stays one
@@ -93,9 +92,8 @@ def test_a_split_is_read_in_the_order_of_its_list(voc):
 
 def test_a_flag_that_is_not_there_is_off(voc):
     path = voc / "Annotations" / "000045.xml"
-    path.write_text(re.sub("<(difficult|truncated)>.</.*?>", "", path.read_text()))
-    image = read_split(voc, "trainval")[0][0]
-    assert image.difficult == image.truncated == (False, False)
+    path.write_text(re.sub("<difficult>.</.*?>", "", path.read_text()))
+    assert read_split(voc, "trainval")[0][0].difficult == (False, False)
 
 
 def test_the_classes_are_the_twenty_of_voc_by_name():

@@ -19,7 +19,7 @@ import tensorflow as tf  # noqa: E402
 from la_tf.config import AugmentConfig, ObjectiveConfig, RunConfig  # noqa: E402
 from la_tf.data.base import Subset  # noqa: E402
 from la_tf.data.digits import DigitsSource  # noqa: E402
-from la_tf.data.pipeline import train_dataset  # noqa: E402
+from la_tf.data.pipeline import Steps, train_dataset  # noqa: E402
 from la_tf.model import LocalAggregation  # noqa: E402
 from la_tf.networks import build_network  # noqa: E402
 from la_tf.runs import runtime  # noqa: E402
@@ -50,19 +50,8 @@ def main() -> None:
     model.cluster_labels.assign(np.random.default_rng(0).integers(0, 8, (N, 3)).astype(np.float32))
 
     def replicas_dataset(context):
-        here = context.num_replicas_in_sync // context.num_input_pipelines
-        first = context.input_pipeline_id * here
-        return train_dataset(
-            source,
-            image_size=16,
-            batch_size=BATCH,
-            seed=0,
-            augment=AugmentConfig(),
-            start_step=0,
-            end_step=IR_STEPS + LA_STEPS,
-            num_replicas=context.num_replicas_in_sync,
-            replica_ids=range(first, first + here),
-        )
+        steps = Steps(0, IR_STEPS + LA_STEPS, BATCH, seed=0).of_process(context)
+        return train_dataset(source, steps, image_size=16, augment=AugmentConfig())
 
     history = model.fit(
         strategy.distribute_datasets_from_function(replicas_dataset),

@@ -6,8 +6,7 @@
 
 step: objective and memory bank, beside the product of a batch with the bank. clustering: beside
 plain Faiss. input: beside Pillow in worker processes. train: whole steps, beside supervised ones.
-scaling: 1, 2 and 4 logical devices, and a calculation for more images. serve: over HTTP, beside the
-SavedModel called in process.
+scaling: 1, 2 and 4 logical devices. serve: over HTTP, beside the SavedModel called in process.
 
 Give it the machine to itself. What to read is the ratio: a row and its floor are timed in turns, so
 that a slow moment falls on both.
@@ -108,8 +107,6 @@ def _measure(part: str) -> list:
     print(f"\n{part}")
     for rows in tables:
         print("\n".join(timing.table(rows, unit.get(part, ""))), flush=True)
-    if part == "scaling":
-        print("\n".join(scaling.table((1_281_167, 14_000_000, 100_000_000), replicas=8)))
     return [row for rows in tables for row in rows]
 
 

@@ -15,8 +15,9 @@ import command_line  # noqa: E402
 import numpy as np  # noqa: E402
 
 from la_tf.config import DataConfig  # noqa: E402
+from la_tf.data.base import DataError, Source  # noqa: E402
 from la_tf.data.checks import Survey, survey  # noqa: E402
-from la_tf.data.sources import DataError, Source, open_train_and_val  # noqa: E402
+from la_tf.data.sources import open_train_and_val  # noqa: E402
 
 _DATA = flags.DEFINE_string("data", None, "Images, as tools/train.py takes them.", required=True)
 _VAL_DATA = flags.DEFINE_string(

@@ -18,9 +18,10 @@ quiet.quiet()
 import command_line  # noqa: E402
 
 from la_tf.config import DataConfig  # noqa: E402
+from la_tf.data.base import DataError  # noqa: E402
 from la_tf.data.checks import check_images  # noqa: E402
 from la_tf.data.record_writer import complete_or_absent, write_records  # noqa: E402
-from la_tf.data.sources import DataError, open_train_and_val  # noqa: E402
+from la_tf.data.sources import open_train_and_val  # noqa: E402
 
 _DATA = flags.DEFINE_string("data", None, "Images: a folder, tfds:NAME or digits.", required=True)
 _VAL_DATA = flags.DEFINE_string(

@@ -1,1 +1,1 @@
-"""What the parts of the method cost, each beside a floor measured in the same process."""
+"""What the parts of the method cost, each compared with a floor measured in the same process."""

@@ -1,18 +1,13 @@
-"""The H clusterings of a round, beside H plain calls of `faiss.Kmeans`."""
+"""The H clusterings of a round, compared with H plain calls of `faiss.Kmeans`."""
 
-import contextlib
-import json
-import pathlib
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import functools
 
 import numpy as np
 
 from la_tf.benchmark import plain_kmeans
+from la_tf.benchmark.process import answer, in_process
 from la_tf.benchmark.step import clustered_rows
-from la_tf.benchmark.timing import Row, repeat
+from la_tf.benchmark.timing import Row, repeat, with_results
 from la_tf.clustering import clustering_seeds, run_clusterings
 
 _SEED = 0
@@ -27,8 +22,8 @@ def measure(
 ) -> list[Row]:
     """Times `run_clusterings` and plain calls from the same seeds with the same settings.
 
-    Training has 20 iterations, and H = 3 or 10. All that differs between those and the defaults
-    here is how often the same is done, so that the ratio is about the same, in less time.
+    Training has 20 iterations, and H = 3 or 10. The defaults here only repeat the same work less
+    often, so that the ratio is about the same, in less time.
 
     Args:
       num_examples: N.
@@ -46,29 +41,23 @@ def measure(
     """
     vectors = clustered_rows(num_examples, _SEED).numpy()
     seeds = clustering_seeds(_SEED, 0, num_clusterings).tolist()
-    inertia: dict[str, list[float]] = {}
-    floor, here, ours = (
-        f"{num_clusterings} x {name}"
-        for name in ("faiss.Kmeans", "faiss.Kmeans, in this process", "clusterings")
-    )
+    plain = (vectors, num_clusters, iterations, seeds)
+    floor = f"{num_clusterings} x faiss.Kmeans"
 
-    def recorded(name: str, cluster: Callable[[], list[float]]) -> Callable[[], None]:
-        return lambda: inertia.update({name: cluster()})
+    def ours() -> list[float]:
+        settings = (num_clusters, num_clusterings, _SEED, 0, iterations)
+        return [run.inertia for run in run_clusterings(vectors, *settings)]
 
-    with _plain_process(vectors, num_clusters, iterations, seeds) as elsewhere:
-        functions = {
-            floor: elsewhere,
-            here: lambda: plain_kmeans.cluster(vectors, num_clusters, iterations, seeds),
-            ours: lambda: [
-                run.inertia
-                for run in run_clusterings(
-                    vectors, num_clusters, num_clusterings, _SEED, 0, iterations
-                )
-            ],
-        }
-        seconds = repeat(
-            {name: recorded(name, function) for name, function in functions.items()}, repetitions
+    with in_process(answer, functools.partial, plain_kmeans.cluster, *plain) as elsewhere:
+        functions, results = with_results(
+            {
+                floor: elsewhere,
+                f"{floor}, in this process": lambda: plain_kmeans.cluster(*plain),
+                f"{num_clusterings} x clusterings": ours,
+            }
         )
+        seconds = repeat(functions, repetitions)
+    inertia = {name: of_rounds[-1] for name, of_rounds in results.items()}
     return [
         Row(
             name,
@@ -83,36 +72,8 @@ def measure(
 
 
 def _compared(inertia: list[float], floor: list[float]) -> str:
-    """In words, how the objectives of clusterings differ from those they are measured by."""
+    """In words, how far the inertia of clusterings is from the floor's; empty where it is equal."""
     if inertia == floor:
         return ""
     largest = np.abs(np.divide(inertia, floor) - 1).max()
     return f", {largest:.0e} off at most"  # other kernels round differently
-
-
-@contextlib.contextmanager
-def _plain_process(
-    vectors: np.ndarray, num_clusters: int, iterations: int, seeds: Sequence[int]
-) -> Iterator[Callable[[], list[float]]]:
-    """A function that has a process of its own cluster, and returns each inertia."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "vectors.npy"
-        np.save(path, vectors)
-        numbers = map(str, (num_clusters, iterations, *seeds))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "la_tf.benchmark.plain_kmeans", path, *numbers],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-        def cluster() -> list[float]:
-            process.stdin.write("\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-            if not line:
-                raise ValueError("plain faiss.Kmeans ended before it was done.")
-            return json.loads(line)
-
-        with process:  # whose end closes its input, which ends it
-            yield cluster

@@ -1,4 +1,4 @@
-"""Images per second from JPEG files to augmented batches, beside Pillow in worker processes.
+"""Images per second from JPEG files to augmented batches, compared with Pillow in worker processes.
 
 The floor is what people write first: each worker decodes a whole picture with Pillow, crops,
 resizes with `Image.Resampling.BOX`, jitters with `ImageEnhance` and in HSV, and writes its view
@@ -13,13 +13,13 @@ import os
 import tempfile
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 from la_tf.benchmark.timing import Row, repeat
 from la_tf.config import AugmentConfig
 from la_tf.data.augment import DEVIATION, MEAN
 from la_tf.data.folder import FolderSource
-from la_tf.data.pipeline import train_dataset
+from la_tf.data.pipeline import Steps, train_dataset
 
 WIDTH, HEIGHT = 500, 375  # the most frequent size in ImageNet
 _QUALITY = 90
@@ -56,15 +56,8 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         _write_files(folder, photographs, num_files)
         source = FolderSource(folder)
-        dataset = train_dataset(
-            source,
-            image_size=image_size,
-            batch_size=batch_size,
-            seed=0,
-            augment=AugmentConfig(),
-            start_step=0,
-            end_step=batches,
-        )
+        steps = Steps(0, batches, batch_size, seed=0)
+        dataset = train_dataset(source, steps, image_size=image_size, augment=AugmentConfig())
         paths = itertools.cycle([source.describe(i) for i in range(num_files)])
         shape = (batch_size, image_size, image_size, 3)
         # Not forked: TensorFlow has threads.
@@ -96,16 +89,9 @@ def _write_files(folder: str, photographs: str | None, count: int) -> None:
             picture = Image.fromarray(_natural_noise(i))
         else:
             path = originals.describe(i % originals.num_examples)
-            picture = _cut(Image.open(path).convert("RGB"))
+            picture = Image.open(path).convert("RGB")
+            picture = ImageOps.fit(picture, (WIDTH, HEIGHT), Image.Resampling.LANCZOS)
         picture.save(os.path.join(folder, f"{i:06d}.jpg"), quality=_QUALITY)
-
-
-def _cut(picture: Image.Image) -> Image.Image:
-    """The largest part of the right aspect, in the middle, resized to 500 x 375."""
-    scale = min(picture.width / WIDTH, picture.height / HEIGHT)
-    left, top = (picture.width - WIDTH * scale) / 2, (picture.height - HEIGHT * scale) / 2
-    box = (left, top, left + WIDTH * scale, top + HEIGHT * scale)
-    return picture.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS, box=box)
 
 
 def _natural_noise(seed: int) -> np.ndarray:

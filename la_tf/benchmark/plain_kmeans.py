@@ -1,12 +1,5 @@
-"""Plain `faiss.Kmeans`, in a process that takes Faiss as it is installed.
+"""Plain `faiss.Kmeans`, for a process that takes Faiss as it is installed."""
 
-  python -m la_tf.benchmark.plain_kmeans VECTORS.npy NUM_CLUSTERS ITERATIONS SEED...
-
-clusters once for each line that it reads, and prints the inertia from every seed.
-"""
-
-import json
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,16 +28,3 @@ def _cluster(vectors: np.ndarray, num_clusters: int, iterations: int, seed: int)
     kmeans.train(vectors)
     distances, _ = kmeans.index.search(vectors, 1)
     return float(np.sum(distances, dtype=np.float64))
-
-
-def main() -> None:
-    """Reads the command line, then line by line."""
-    path, *numbers = sys.argv[1:]
-    num_clusters, iterations, *seeds = map(int, numbers)
-    vectors = np.load(path)
-    for _ in sys.stdin:
-        print(json.dumps(cluster(vectors, num_clusters, iterations, seeds)), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,20 +1,20 @@
-"""Embeddings a second and latency over HTTP, beside the SavedModel called in process."""
+"""Embeddings a second and latency over HTTP, compared with the SavedModel called in process."""
 
 import base64
 import contextlib
 import http.client
 import itertools
 import json
-import multiprocessing
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
 import numpy as np
 
-from la_tf.benchmark.timing import Row, repeat
+from la_tf.benchmark.process import in_process
+from la_tf.benchmark.timing import Row, repeat, with_results
 from la_tf.data.sources import open_source
 from la_tf.embedding.embedding_model import EmbeddingError
 from la_tf.serving.app import Api, Limits
@@ -37,7 +37,7 @@ def measure(
       export_dir: a SavedModel, or a folder of numbered ones.
       data: images, as training takes them; the first ones are embedded.
       pictures: embeddings in a repetition.
-      repetitions: that count, each of all four in turn.
+      repetitions: how often, each of all four in turn.
 
     Returns:
       A row each, whose note gives the median and the 99th percentile of the latencies of its
@@ -45,6 +45,7 @@ def measure(
 
     Raises:
       EmbeddingError: the export cannot be served.
+      ValueError: the server ended.
       DataError: there are no such images.
     """
     source = open_source(data)
@@ -54,19 +55,19 @@ def measure(
         json.dumps({"instances": [{"b64": base64.b64encode(picture).decode()}]}).encode()
         for picture in encoded
     ]
-    with _server(export_dir) as url:
-        functions = {
-            "in process, batch 1": lambda: _call_in_process(embed, encoded, 1),
-            f"in process, batch {_TOGETHER}": lambda: _call_in_process(embed, encoded, _TOGETHER),
-            "served, 1 client": lambda: _call_server(url, bodies, 1),
-            f"served, {_TOGETHER} clients": lambda: _call_server(url, bodies, _TOGETHER),
-        }
-        latencies: dict[str, list[list[float]]] = {name: [] for name in functions}
-
-        def recorded(name: str) -> Callable[[], None]:
-            return lambda: latencies[name].append(functions[name]())
-
-        seconds = repeat({name: recorded(name) for name in functions}, repetitions)
+    with in_process(_serve, export_dir) as wait_for_url:
+        url = wait_for_url()
+        functions, latencies = with_results(
+            {
+                "in process, batch 1": lambda: _call_in_process(embed, encoded, 1),
+                f"in process, batch {_TOGETHER}": lambda: _call_in_process(
+                    embed, encoded, _TOGETHER
+                ),
+                "served, 1 client": lambda: _call_server(url, bodies, 1),
+                f"served, {_TOGETHER} clients": lambda: _call_server(url, bodies, _TOGETHER),
+            }
+        )
+        seconds = repeat(functions, repetitions)
     names = list(functions)
     floors = dict(zip(names[2:], names[:2], strict=True))
     return [
@@ -113,23 +114,6 @@ def _client(url: str, bodies: list[bytes]) -> list[float]:
     return latencies
 
 
-@contextlib.contextmanager
-def _server(export_dir: str) -> Iterator[str]:
-    """A server in a process of its own: its URL."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(export_dir, sender), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        try:
-            yield receiver.recv()
-        except EOFError as error:
-            raise EmbeddingError("the server ended before it was ready.") from error
-    finally:
-        process.terminate()
-        process.join()
-
-
-def _serve(export_dir: str, sender: Connection) -> None:
-    serve(Api(load_model(export_dir), _MODEL, Limits()), "127.0.0.1", 0, sender.send)
+def _serve(export_dir: str, connection: Connection) -> None:
+    """Sends the server's URL once it listens."""
+    serve(Api(load_model(export_dir), _MODEL, Limits()), "127.0.0.1", 0, connection.send)

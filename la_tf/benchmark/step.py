@@ -1,4 +1,4 @@
-"""What objective and memory bank cost in a training step, beside the product that they need."""
+"""What objective and bank cost in a training step, compared with the one product they need."""
 
 from collections.abc import Callable
 
@@ -31,7 +31,7 @@ def measure(num_examples: int, repetitions: int, block_size: int = 0) -> list[Ro
     model, aggregation = _stepper(num_examples, 0, block_size)
     memory = peak_memory(aggregation)
     _, recognition = _stepper(num_examples, 10**9, block_size)
-    # Gathered, for a slice would share the bank's memory, and keep it.
+    # Gathered, since a slice would share the bank's memory and keep it.
     views = tf.gather(model.bank.vectors, tf.range(BATCH))
 
     @tf.function

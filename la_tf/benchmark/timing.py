@@ -1,8 +1,9 @@
-"""Times of things that are compared with each other, taken in turns in one process."""
+"""Times functions in turns, to be compared with each other."""
 
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +16,7 @@ class Row:
     Attributes:
       name: what.
       seconds: of every repetition.
-      floor: name of the row it is compared with; None for a floor itself.
+      floor: name of the row it is compared with; None for the floor itself.
       items: images or steps of one repetition, to give a rate.
       note: what else was measured of it.
     """
@@ -35,7 +36,7 @@ class Row:
 def repeat(
     functions: Mapping[str, Callable[[], object]], repetitions: int
 ) -> dict[str, list[float]]:
-    """Runs all functions in turn, several times, so that a slow moment falls on all of them.
+    """Runs all functions in turn, several times, so that a slow moment affects all of them.
 
     Args:
       functions: by name; a GPU may still be at work when one returns, and is waited for.
@@ -55,6 +56,18 @@ def repeat(
             tf.test.experimental.sync_devices()
             seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def with_results(
+    functions: Mapping[str, Callable[[], Any]],
+) -> tuple[dict[str, Callable[[], None]], dict[str, list]]:
+    """The same functions for `repeat`, and what each call of them will have returned, by name."""
+    results: dict[str, list] = {name: [] for name in functions}
+
+    def noting(name: str) -> Callable[[], None]:
+        return lambda: results[name].append(functions[name]())
+
+    return {name: noting(name) for name in functions}, results
 
 
 def paired_ratio(row: Row, floor: Row) -> float:

@@ -1,4 +1,4 @@
-"""Images per second of whole training steps, beside supervised steps of the same network."""
+"""Images per second of whole training steps, compared with supervised steps of the same network."""
 
 from collections.abc import Callable
 
@@ -32,14 +32,14 @@ def measure(
     batch_size: int = BATCH,
     repetitions: int = 5,
 ) -> list[Row]:
-    """Times steps on one batch that is always the same, so that no data are waited for.
+    """Times steps on one batch that is always the same, so that no step waits for data.
 
     Args:
       network: its name.
       image_size: S.
       sizes: the N of each bank.
-      numerics: precision and compilation. XLA takes the whole supervised step, but of the others
-        the network alone.
+      numerics: precision and compilation. XLA compiles the whole supervised step, but only the
+        network of the others.
       batch_size: B.
       repetitions: how often.
 
@@ -91,13 +91,8 @@ def random_model(
 ) -> LocalAggregation:
     """A model before its first step, but with labels, at random, of clusters of the usual size.
 
-    Args:
-      network: its name.
-      image_size: S.
-      batch_size: B.
-      num_examples: N.
-      numerics: precision and compilation.
-      ir_epochs: 0 for steps of Local Aggregation, 1 for instance recognition.
+    Args are those of `measure`, with the N of one bank, and `ir_epochs`: 0 for steps of Local
+    Aggregation, 1 for instance recognition.
     """
     config = Config(
         data=DataConfig(image_size=image_size, batch_size=batch_size),

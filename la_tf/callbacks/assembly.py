@@ -28,7 +28,7 @@ DENSITY_SAMPLE = 1000
 
 
 class RunCallbacks:
-    """Everything that happens around the training steps of one run.
+    """The callbacks and logs of one run.
 
     Attributes:
       in_order: the callbacks as `fit` takes them.
@@ -53,129 +53,105 @@ class RunCallbacks:
           model: compiled, under the strategy that it is trained with.
           train_set: the training images, in the order of the bank.
           heldout: the held-out images, if any.
-          path: this worker's directory.
+          path: the run directory of this worker.
           restore_from: where checkpoints are restored from.
 
         Raises:
-          ConfigError: the plateau rule has nothing to look at.
+          ConfigError: a plateau rule is asked for, and no held-out images have labels.
         """
         self.config = config
-        self.model = model
         self.train_set = train_set
         self.heldout = heldout
         self.path = path
         self.evaluates = (
             heldout is not None and heldout.labels is not None and train_set.labels is not None
         )
+        self._model = model
         self._embedder = Embedder(model.network)
-        self._steps_per_epoch = steps_per_epoch(train_set.num_examples, config.data.batch_size)
-        # What all those want to know that do something at the end of some epochs.
-        self._epochs = {
-            "steps_per_epoch": self._steps_per_epoch,
-            "last_epoch": config.schedule.epochs,
-        }
-        self._open_logs()
+        spe = steps_per_epoch(train_set.num_examples, config.data.batch_size)
+        self._progress = Progress(spe * config.schedule.epochs, spe, config.data.batch_size)
+        self._writer = tf.summary.create_file_writer(str(path / "tensorboard"))
+        scalars = TensorBoardScalars(self._writer)
+        monitor = HealthMonitor(config.network.dim, self._progress.say)
+        self.log = RunLog(path / "metrics.jsonl", [monitor, scalars, self._progress])
+        timing = RunLog(path / "timing.jsonl", [scalars, self._progress])
         patience = config.optimizer.plateau_patience
         plateau = Plateau(model.optimizer, patience) if patience else None
         if plateau is not None and not self.evaluates:
             raise ConfigError(
                 "--plateau_patience needs labelled held-out images: give --val_data or --holdout."
             )
-        self._knn = self._build_knn(plateau) if self.evaluates else None
-        with_baselines = self.evaluates and config.report.baselines
-        self._milestones = self._build_milestones() if with_baselines else None
-        self._densities = self._projector = None
-        if runtime.is_chief(model.distribute_strategy):
-            self._densities = self._build_densities()
-            self._projector = Projector(
-                path / "tensorboard", train_set, seed=config.schedule.seed, **self._epochs
-            )
-        self.checkpointing = self._build_checkpointing(restore_from, plateau)
-        optional = (self._knn, self._milestones, self._densities, self._projector)
+        self._add_evaluations(plateau, spe)
+        self.checkpointing = Checkpointing(
+            model,
+            path / "checkpoints",
+            log=self.log,
+            every_steps=config.run.checkpoint_every_steps,
+            every_minutes=config.run.checkpoint_every_minutes,
+            keep=config.run.keep_checkpoints,
+            restore_from=restore_from,
+            alone=runtime.num_workers(model.distribute_strategy) == 1,
+            steps_per_epoch=spe,
+            **({"plateau": plateau} if plateau else {}),
+        )
+        clustering = ClusteringCallback(
+            config.clustering,
+            warm_start_steps=model.warm_start_steps,
+            seed=config.schedule.seed,
+            log=self.log,
+            timing=timing,
+            say=self._progress.say,
+            center_crop_embeddings=lambda: self._embed(train_set),
+            steps_per_epoch=spe,
+        )
+        train_log = TrainLog(
+            log=self.log,
+            timing=timing,
+            every=config.report.log_every_steps,
+            batch_size=config.data.batch_size,
+            steps_per_epoch=spe,
+        )
+        evaluations = (self._knn, self._milestones, self._densities, self._projector)
         self.in_order = [
             self._progress,
-            self._build_clustering(),
-            self._build_train_log(),
-            *(callback for callback in optional if callback),
+            clustering,
+            train_log,
+            *(callback for callback in evaluations if callback),
             self.checkpointing,
         ]
 
-    def _open_logs(self) -> None:
-        config, spe = self.config, self._steps_per_epoch
-        self._progress = Progress(spe * config.schedule.epochs, spe, config.data.batch_size)
-        self._writer = tf.summary.create_file_writer(str(self.path / "tensorboard"))
-        scalars = TensorBoardScalars(self._writer)
-        monitor = HealthMonitor(config.network.dim, self._progress.say)
-        self.log = RunLog(self.path / "metrics.jsonl", [monitor, scalars, self._progress])
-        self._timing = RunLog(self.path / "timing.jsonl", [scalars, self._progress])
-
-    def _build_knn(self, plateau: Plateau | None) -> KNNCallback:
-        return KNNCallback(
-            embed_heldout=lambda: self._embed(self.heldout),
-            heldout_labels=self.heldout.labels,
-            train_labels=self.train_set.labels,
-            every_epochs=self.config.report.eval_every_epochs,
-            log=self.log,
-            tau=self.config.objective.tau,
-            plateau=plateau,
-            **self._epochs,
-        )
-
-    def _build_milestones(self) -> Milestones:
+    def _add_evaluations(self, plateau: Plateau | None, steps_per_epoch: int) -> None:
+        """Sets the callbacks that evaluate, or None for those that this run has no use for."""
+        config, seed = self.config, self.config.schedule.seed
+        phase_ends = {"steps_per_epoch": steps_per_epoch, "last_epoch": config.schedule.epochs}
+        epochs = phase_ends | {"every_epochs": config.report.eval_every_epochs}
+        self._knn = self._milestones = self._densities = self._projector = None
         both = (self.train_set, self.heldout)
-        return Milestones(
-            embed=lambda: [self._embed(source) for source in both],
-            raw_pixels=lambda: [pixels(self._views(source)) for source in both],
-            train_labels=self.train_set.labels,
-            heldout_labels=self.heldout.labels,
-            log=self.log,
-            tau=self.config.objective.tau,
-            **self._epochs,
-        )
-
-    def _build_densities(self) -> DensityHistograms:
-        rows = sample_rows(self.train_set.num_examples, DENSITY_SAMPLE, self.config.schedule.seed)
-        every = self.config.report.eval_every_epochs
-        return DensityHistograms(self._writer, rows, every_epochs=every, **self._epochs)
-
-    def _build_checkpointing(
-        self, restore_from: pathlib.Path, plateau: Plateau | None
-    ) -> Checkpointing:
-        run = self.config.run
-        state = {"plateau": plateau} if plateau else {}
-        return Checkpointing(
-            self.model,
-            self.path / "checkpoints",
-            log=self.log,
-            every_steps=run.checkpoint_every_steps,
-            every_minutes=run.checkpoint_every_minutes,
-            keep=run.keep_checkpoints,
-            restore_from=restore_from,
-            alone=runtime.num_workers(self.model.distribute_strategy) == 1,
-            steps_per_epoch=self._steps_per_epoch,
-            **state,
-        )
-
-    def _build_clustering(self) -> ClusteringCallback:
-        return ClusteringCallback(
-            self.config.clustering,
-            warm_start_steps=self.model.warm_start_steps,
-            seed=self.config.schedule.seed,
-            log=self.log,
-            timing=self._timing,
-            say=self._progress.say,
-            center_crop_embeddings=lambda: self._embed(self.train_set),
-            steps_per_epoch=self._steps_per_epoch,
-        )
-
-    def _build_train_log(self) -> TrainLog:
-        return TrainLog(
-            log=self.log,
-            timing=self._timing,
-            every=self.config.report.log_every_steps,
-            batch_size=self.config.data.batch_size,
-            steps_per_epoch=self._steps_per_epoch,
-        )
+        if self.evaluates:
+            for_knn = {
+                "train_labels": self.train_set.labels,
+                "heldout_labels": self.heldout.labels,
+                "log": self.log,
+                "tau": config.objective.tau,
+            }
+            self._knn = KNNCallback(
+                embed_heldout=lambda: self._embed(self.heldout),
+                plateau=plateau,
+                **for_knn,
+                **epochs,
+            )
+        if self.evaluates and config.report.baselines:
+            self._milestones = Milestones(
+                embed=lambda: [self._embed(source) for source in both],
+                raw_pixels=lambda: [pixels(self._views(source)) for source in both],
+                **for_knn,
+                **phase_ends,
+            )
+        if runtime.is_chief(self._model.distribute_strategy):
+            rows = sample_rows(self.train_set.num_examples, DENSITY_SAMPLE, seed)
+            self._densities = DensityHistograms(self._writer, rows, **epochs)
+            folder = self.path / "tensorboard"
+            self._projector = Projector(folder, self.train_set, seed=seed, **phase_ends)
 
     def _views(self, source: Source) -> tf.data.Dataset:
         return eval_dataset(source, image_size=self.config.data.image_size)
@@ -203,15 +179,15 @@ class RunCallbacks:
         )
 
     def before_training(self) -> None:
-        """Evaluates the untrained network, so that an evaluation fails now or never."""
+        """Evaluates the untrained network, so that what cannot work fails before the training."""
         if self._milestones:
             self._milestones.before_training()
         if self._knn:
-            self.log.write("knn", 0, 0, **named(self._knn.evaluate(self.model)))
+            self.log.write("knn", 0, 0, **named(self._knn.evaluate(self._model)))
         if self._densities:
-            self._densities.write(self.model)
+            self._densities.write(self._model)
 
     def close(self) -> None:
-        """Leaves the terminal tidy and writes out the rest for TensorBoard."""
+        """Closes the progress bar and writes what TensorBoard has not got yet."""
         self._progress.close()
         self._writer.flush()

@@ -19,12 +19,12 @@ from la_tf.runs.log import RunLog
 class ClusteringCallback(StepCallback):
     """Sets the model's `cluster_labels` from H k-means runs (section 3.1).
 
-    Due before a step, never after one: a run resumed from any checkpoint clusters exactly where
-    an uninterrupted one does, from the same bank.
+    It clusters before a step, never after one: a run resumed from any checkpoint clusters exactly
+    where an uninterrupted one does, from the same bank.
 
-    Several workers share the H runs out and tell each other the labels: of W workers, the w-th
-    makes those numbered w, w + W, ... of what is bit for bit the same bank, from the seeds that
-    they have on one worker.
+    Several workers share the H runs: of W workers, worker w makes runs w, w + W, ..., and all
+    exchange their labels. Bank and seeds are the same on each, so the labels are those that one
+    worker would have made.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ClusteringCallback(StepCallback):
           steps_per_epoch: steps of one epoch.
           seed: the run's seed.
           log: takes a record of every round whose labels are set.
-          timing: takes the seconds that training stood still for it.
+          timing: takes the seconds that each round took.
           say: takes a sentence for a person.
           center_crop_embeddings: fresh embeddings [N, D] of the training set, for
             `cluster_input="center_crops"`.
@@ -84,21 +84,25 @@ class ClusteringCallback(StepCallback):
         labels.assign(np.stack([run.labels for run in runs], axis=1))
         epoch = self.step // self.steps_per_epoch + 1
         self.log.write("clustering", self.step, epoch, **_summary(round_, runs, previous))
-        self._log_time(started)
+        now = time.perf_counter()
+        times = {"seconds": round(now - started, 3)}
+        if self._round_began is not None:  # this process has seen the whole round that ends here
+            times["share"] = round((now - started) / (now - self._round_began), 4)
+        self.timing.write("clustering", self.step, epoch, **times)
 
     def _vectors(self) -> np.ndarray:
-        """[N, D]."""
+        """What is clustered, [N, D]."""
         if self.config.cluster_input == "center_crops":
             vectors = self.center_crop_embeddings()
         else:
-            # A tensor keeps its values when its variable changes, and is an array without a copy.
+            # No copy, and yet it keeps its values when the variable changes.
             vectors = np.asarray(tf.convert_to_tensor(self.model.bank.vectors))
         if not np.isfinite(vectors).all():
             raise diverged("the embeddings", max(0, self.step - self.every), self.step)
         return vectors
 
     def _run(self, round_: int) -> list[Clustering]:
-        """The H clusterings of a round, those of this worker and those of the others."""
+        """The H clusterings of a round, from all workers."""
         config, strategy = self.config, self.model.distribute_strategy
         workers = runtime.num_workers(strategy)
         vectors = self._vectors()
@@ -120,18 +124,9 @@ class ClusteringCallback(StepCallback):
         return exchange(strategy, dict(zip(mine, runs, strict=True)), *shape)
 
     def _leave_gpus(self, reason: str) -> None:
-        """Says why, once: what a GPU had no room for in one round it has no room for later."""
+        """Says why, and uses the CPU from now on: later rounds need as much memory."""
         self.say(reason)
         self._use_gpus = False
-
-    def _log_time(self, started: float) -> None:
-        """Logs how long training stood still; `share` is of the round that has just ended."""
-        now = time.perf_counter()
-        times = {"seconds": round(now - started, 3)}
-        if self._round_began is not None:  # else this process has not seen a whole round yet
-            times["share"] = round((now - started) / (now - self._round_began), 4)
-        epoch = self.step // self.steps_per_epoch + 1
-        self.timing.write("clustering", self.step, epoch, **times)
 
 
 def _summary(round_: int, runs: list[Clustering], previous: np.ndarray) -> dict:
@@ -145,7 +140,7 @@ def _summary(round_: int, runs: list[Clustering], previous: np.ndarray) -> dict:
         "empty_clusters": int((sizes == 0).sum()),
     }
     if previous.min() >= 0:
-        # 1 if every C_i is what it was, towards 0 if nothing of it is left.
+        # 1 if all clusters are the same as before, near 0 if they have nothing in common.
         summary["nmi_previous"] = float(
             np.mean(
                 [

@@ -1,8 +1,10 @@
 """Held-out kNN accuracy while training, against the memory bank."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from la_tf.callbacks.step_callback import EvaluationCallback
 from la_tf.evaluation.knn import KS, knn_accuracy
@@ -11,60 +13,67 @@ from la_tf.runs.log import RunLog
 from la_tf.schedules import Plateau
 
 
-class KNNCallback(EvaluationCallback):
-    """Classifies the held-out images by their neighbours in the bank (section 4.2)."""
+class KNNEvaluation(EvaluationCallback):
+    """Classifies the held-out images by their neighbours among the training images."""
 
     def __init__(
         self,
         *,
-        embed_heldout: Callable[[], np.ndarray],
         heldout_labels: np.ndarray,
         train_labels: np.ndarray,
         log: RunLog,
         tau: float,
-        plateau: Plateau | None = None,
         **epochs: int,
     ):
         """Describes the evaluation.
 
         Args:
-          embed_heldout: embeddings [Q, D] of the held-out images' centre crops, now.
-          heldout_labels: [Q] their classes.
-          train_labels: [N] classes of the bank's rows.
+          heldout_labels: [Q] classes of the held-out images.
+          train_labels: [N] classes of the training images.
           log: takes the accuracies.
           tau: temperature of the votes.
-          plateau: told the accuracy at the largest K, if given.
           **epochs: when, see `EvaluationCallback`.
         """
         super().__init__(**epochs)
-        self.embed_heldout = embed_heldout
         self.heldout_labels = heldout_labels
         self.train_labels = train_labels
         self.log = log
         self.tau = tau
+
+    def accuracy(self, heldout: np.ndarray, train: np.ndarray) -> dict[int, float]:
+        """K -> accuracy, from embeddings [Q, D] and [N, D]."""
+        return knn_accuracy(heldout, self.heldout_labels, train, self.train_labels, KS, self.tau)
+
+
+class KNNCallback(KNNEvaluation):
+    """Takes the bank's rows for the training images (section 4.2)."""
+
+    def __init__(
+        self,
+        *,
+        embed_heldout: Callable[[], np.ndarray],
+        plateau: Plateau | None = None,
+        **options: Any,
+    ):
+        """Describes the evaluation.
+
+        Args:
+          embed_heldout: embeds the held-out images' centre crops with the network as it is: [Q, D].
+          plateau: told the accuracy at the largest K, if given.
+          **options: see `KNNEvaluation`.
+        """
+        super().__init__(**options)
+        self.embed_heldout = embed_heldout
         self.plateau = plateau
 
-    def evaluate(self, model) -> dict[int, float]:
+    def evaluate(self, model: tf.keras.Model) -> dict[int, float]:
         """K -> accuracy, for the model as it is."""
-        return knn_accuracy(
-            self.embed_heldout(),
-            self.heldout_labels,
-            model.bank.vectors.numpy(),
-            self.train_labels,
-            KS,
-            self.tau,
-        )
+        return self.accuracy(self.embed_heldout(), model.bank.vectors.numpy())
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Evaluates when due."""
-        if not self.is_due(epoch):
-            return
+    def evaluate_epoch(self, epoch: int) -> None:
+        """Logs the accuracies, and what the plateau rule makes of them."""
         accuracy = self.evaluate(self.model)
-        self.log.write("knn", self.step, epoch + 1, **named(accuracy))
+        self.log.write("knn", self.step, epoch, **named(accuracy))
         if self.plateau is not None and self.plateau.report(accuracy[KS[0]]):
-            self.log.write(
-                "plateau",
-                self.step,
-                epoch + 1,
-                learning_rate=float(self.plateau.optimizer.learning_rate.numpy()),
-            )
+            rate = float(self.plateau.optimizer.learning_rate.numpy())
+            self.log.write("plateau", self.step, epoch, learning_rate=rate)

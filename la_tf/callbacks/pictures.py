@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from la_tf.config import AugmentConfig
 from la_tf.data.augment import augment_view, center_view, denormalize, view_seed
-from la_tf.data.base import DataError, Source, Subset, sample_rows
-from la_tf.data.checks import find_bad_images
+from la_tf.data.base import Source, Subset, sample_rows
+from la_tf.data.checks import refuse_bad_images
 from la_tf.data.pipeline import EVAL_BATCH_SIZE, ordered_dataset
 from la_tf.errors import RunError
 
 SHEET_IMAGES = 6
-SHEET_EPOCHS = 7
+SHEET_EPOCHS = 7  # E, random views of each
 GAP = 2  # white pixels between the views of a sheet
 _SHOWN_SIDE = 96  # pixels; smaller views are enlarged by a whole factor, to be seen at all
 
@@ -36,37 +36,16 @@ def tile(images: np.ndarray, gap: int = 0) -> np.ndarray:
     return cells.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 3)
 
 
-def augmented_views(
-    source: Source,
-    rows: np.ndarray,
-    *,
-    image_size: int,
-    seed: int,
-    augment: AugmentConfig,
-    epochs: int,
+def _augmented_views(
+    source: Source, rows: np.ndarray, image_size: int, seed: int, augment: AugmentConfig
 ) -> np.ndarray:
-    """The centre view of some images and their random views in the first epochs.
-
-    Args:
-      source: N examples.
-      rows: [R] which ones.
-      image_size: S, pixels.
-      seed: of the run.
-      augment: ranges of the random choices.
-      epochs: E, how many random views of each.
-
-    Returns:
-      uint8 [R, 1 + E, S, S, 3] for display.
-
-    Raises:
-      DataError: one of the images cannot be decoded.
-    """
+    """Of R images the centre view and the E random views, uint8 [R, 1 + E, S, S, 3]."""
 
     def views(index: tf.Tensor) -> tf.Tensor:
         encoded = source.load(index)
         random = tf.map_fn(
             lambda epoch: augment_view(encoded, view_seed(seed, epoch, index), image_size, augment),
-            tf.range(epochs, dtype=tf.int64),
+            tf.range(SHEET_EPOCHS, dtype=tf.int64),
             fn_output_signature=tf.float32,
         )
         return denormalize(tf.concat([center_view(encoded, image_size)[tf.newaxis], random], 0))
@@ -126,9 +105,7 @@ def write_augmented_views(
       RunError: the file cannot be written.
     """
     rows = sample_rows(source.num_examples, SHEET_IMAGES, seed)
-    views = augmented_views(
-        source, rows, image_size=image_size, seed=seed, augment=augment, epochs=SHEET_EPOCHS
-    )
+    views = _augmented_views(source, rows, image_size, seed, augment)
     factor = max(1, _SHOWN_SIDE // image_size)
     sheet = tile(views.repeat(factor, axis=2).repeat(factor, axis=3), GAP)
     description = (
@@ -153,13 +130,13 @@ def write_png(path: pathlib.Path, image: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
-    """Turns what goes wrong within it, while `path` is written, into a RunError."""
+    """Turns errors while `path` is written into a RunError."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.message
         raise RunError(
-            f"{path} cannot be written: {reason}. Checkpoints are untouched; mend that and start "
+            f"{path} cannot be written: {reason}. Checkpoints are untouched; fix that and start "
             "the same command again."
         ) from error
 
@@ -168,10 +145,6 @@ def writing(path: pathlib.Path) -> Iterator[None]:
 def _naming_bad_images(source: Source, rows: np.ndarray) -> Iterator[None]:
     try:
         yield
-    except tf.errors.OpError as error:
-        if bad := find_bad_images(source, rows):
-            raise DataError(
-                f"{bad[0].name} cannot be decoded ({bad[0].reason}); find all such files with "
-                "tools/check_data.py and remove them."
-            ) from error
+    except tf.errors.OpError:
+        refuse_bad_images(source, rows)
         raise

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on."""
+"""The progress of a run, for the person who waits for it."""
 
 import sys
 import time
@@ -19,13 +19,7 @@ class Progress(StepCallback):
     """
 
     def __init__(self, total_steps: int, steps_per_epoch: int, batch_size: int):
-        """Describes the whole run.
-
-        Args:
-          total_steps: steps of the whole run.
-          steps_per_epoch: steps of one epoch.
-          batch_size: images a step, over all replicas.
-        """
+        """Takes the steps of the whole run and of an epoch, and B, the images of a step."""
         super().__init__(steps_per_epoch)
         self.total_steps = total_steps
         self.batch_size = batch_size

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorboard.plugins import projector
 
 from la_tf.callbacks.pictures import thumbnails, tile, write_png, writing
-from la_tf.callbacks.step_callback import StepCallback
+from la_tf.callbacks.step_callback import EvaluationCallback
 from la_tf.data.base import Source, sample_rows
 from la_tf.phases import IR, LA
 
@@ -19,35 +19,25 @@ METADATA = "projector_metadata.tsv"
 TENSORS = {phase: f"bank_end_of_{phase}.tsv" for phase in (IR, LA)}
 
 
-class Projector(StepCallback):
+class Projector(EvaluationCallback):
     """Writes the bank's rows at the ends of the warm start and of the run.
 
-    What the points are, their thumbnails, names and classes, is written once, before training, when
-    all images were just seen to be there.
+    Thumbnails, names and classes of the points are written once, before training, when all images
+    have just been checked.
     """
 
-    def __init__(
-        self,
-        directory: pathlib.Path,
-        source: Source,
-        *,
-        seed: int,
-        steps_per_epoch: int,
-        last_epoch: int,
-    ):
+    def __init__(self, directory: pathlib.Path, source: Source, *, seed: int, **epochs: int):
         """Describes the sample.
 
         Args:
           directory: TensorBoard's; it must exist.
           source: the training images, in the order of the bank.
           seed: chooses the sample.
-          steps_per_epoch: steps of one epoch.
-          last_epoch: epochs in total.
+          **epochs: when, see `EvaluationCallback`.
         """
-        super().__init__(steps_per_epoch)
+        super().__init__(**epochs)
         self.directory = directory
         self.source = source
-        self.last_epoch = last_epoch
         self.rows = sample_rows(source.num_examples, MAX_POINTS, seed)
 
     def before_training(self) -> None:
@@ -68,7 +58,7 @@ class Projector(StepCallback):
     def _metadata(self) -> str:
         points = [(str(i), self.source.describe(int(i))) for i in self.rows]
         header = ("index", "name")
-        if self.source.labels is not None:  # in front: what the projector shows without being asked
+        if self.source.labels is not None:  # the projector shows the first column by default
             names = [self.source.class_names[label] for label in self.source.labels[self.rows]]
             points = [(name, *point) for name, point in zip(names, points, strict=True)]
             header = ("class", *header)
@@ -77,24 +67,20 @@ class Projector(StepCallback):
         return "".join("\t".join(line) + "\n" for line in cells)
 
     def on_train_begin(self, logs=None):
-        """Writes what describes the points, should it have been removed from a resumed run."""
+        """Writes thumbnails and names again if they were removed from a resumed run."""
         super().on_train_begin(logs)
         if not all((self.directory / name).exists() for name in (SPRITE, METADATA)):
             self.before_training()
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Writes the rows of the sample when due."""
-        if epoch + 1 == self.last_epoch or self.step == self.model.warm_start_steps:
-            self._write(self.phase)
-
-    def _write(self, phase: str) -> None:
+    def evaluate_epoch(self, epoch: int) -> None:
+        """Writes the rows of the sample as they are."""
         vectors = tf.gather(self.model.bank.vectors, self.rows).numpy()
-        path = self.directory / TENSORS[phase]
+        path = self.directory / TENSORS[self.phase]
         with writing(path):
-            # Text, which the plugin reads for sure: it takes for binary what is no UTF-8. Nine
-            # digits are float32, exactly.
+            # Text, since the plugin only takes a file for binary if it is not UTF-8. Nine digits
+            # hold a float32 exactly.
             np.savetxt(path, vectors, fmt="%.9g", delimiter="\t")
-            # The plugin fails altogether over a tensor that is named and not there.
+            # Only now: the plugin shows nothing at all if a file that it is told of is missing.
             projector.visualize_embeddings(str(self.directory), self._config())
 
     def _config(self) -> projector.ProjectorConfig:

@@ -1,4 +1,4 @@
-"""What workers tell each other of clusterings that they have shared out."""
+"""Exchanges the clusterings of a round between workers that have made some each."""
 
 from collections.abc import Mapping
 
@@ -18,8 +18,8 @@ def exchange(
 ) -> list[Clustering]:
     """All H clusterings, of which each worker has made some; call it on every worker.
 
-    One after the other, so that a device holds the labels of one: each is the sum over all
-    replicas, of which one adds the labels and the others zeros, and exact for that.
+    One after the other, so that a device holds the labels of only one. Each is a sum over all
+    replicas, in which one adds the labels and the others zeros, and therefore exact.
 
     Args:
       strategy: the strategy that trains.

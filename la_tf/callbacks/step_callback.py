@@ -1,4 +1,4 @@
-"""What all callbacks here share: the global step."""
+"""What the callbacks share: the global step, and when to evaluate."""
 
 import tensorflow as tf
 
@@ -12,7 +12,7 @@ class StepCallback(tf.keras.callbacks.Callback):
       step: steps done.
     """
 
-    # Keras then hands over tensors, and a step need not wait for its results to be fetched.
+    # Keras then hands over tensors, so that a step need not wait for its results to be fetched.
     _supports_tf_logs = True
 
     def __init__(self, steps_per_epoch: int):
@@ -46,21 +46,27 @@ class StepCallback(tf.keras.callbacks.Callback):
 
 
 class EvaluationCallback(StepCallback):
-    """Evaluates the model every few epochs, and always at the ends of its two phases."""
+    """Evaluates the model at the ends of its two phases, and every few epochs if asked to."""
 
-    def __init__(self, *, steps_per_epoch: int, every_epochs: int, last_epoch: int):
+    def __init__(self, *, steps_per_epoch: int, last_epoch: int, every_epochs: int | None = None):
         """Describes when to evaluate.
 
         Args:
           steps_per_epoch: steps of one epoch.
-          every_epochs: epochs between two evaluations.
           last_epoch: epochs in total.
+          every_epochs: epochs between two evaluations; None is at the ends of the phases alone.
         """
         super().__init__(steps_per_epoch)
-        self.every_epochs = every_epochs
         self.last_epoch = last_epoch
+        self.every_epochs = every_epochs or last_epoch
 
-    def is_due(self, epoch: int) -> bool:
-        """Whether to evaluate at the end of this epoch, counted from 0 as Keras does."""
-        at_end = self.step == self.model.warm_start_steps or epoch + 1 == self.last_epoch
-        return at_end or (epoch + 1) % self.every_epochs == 0
+    def on_epoch_end(self, epoch, logs=None):
+        """Evaluates when due; Keras counts epochs from 0."""
+        epoch += 1
+        at_end = self.step == self.model.warm_start_steps or epoch == self.last_epoch
+        if at_end or epoch % self.every_epochs == 0:
+            self.evaluate_epoch(epoch)
+
+    def evaluate_epoch(self, epoch: int) -> None:
+        """Evaluates `self.model` at the end of an epoch, counted from 1."""
+        raise NotImplementedError

@@ -27,12 +27,7 @@ class TensorBoardScalars:
 class DensityHistograms(EvaluationCallback):
     """Local and background density in the bank (Figure 2), as histograms over a sample of rows."""
 
-    def __init__(
-        self,
-        writer: tf.summary.SummaryWriter,
-        rows: np.ndarray,
-        **epochs: int,
-    ):
+    def __init__(self, writer: tf.summary.SummaryWriter, rows: np.ndarray, **epochs: int):
         """Describes what to show.
 
         Args:
@@ -61,7 +56,6 @@ class DensityHistograms(EvaluationCallback):
                 description=f"Mean similarity {sample} to their neighbours {first} to {last}.",
             )
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Writes when due."""
-        if self.is_due(epoch):
-            self.write(self.model)
+    def evaluate_epoch(self, epoch: int) -> None:
+        """Shows the bank at the end of an epoch."""
+        self.write(self.model)

@@ -9,8 +9,8 @@ from la_tf.runs.log import RunLog
 class TrainLog(StepCallback):
     """Every few steps and at each epoch's end, one record of each kind.
 
-    A record of the loss covers the steps since the last record: the model's metrics are reset
-    with it. Place it after callbacks whose time between steps should not count as training time.
+    A record of the loss covers the steps since the last record, at which the model's metrics were
+    reset. Place this after callbacks whose time between steps should not count as training time.
     """
 
     def __init__(
@@ -50,13 +50,12 @@ class TrainLog(StepCallback):
         super().on_train_batch_end(batch, logs)
         self._seconds += time.perf_counter() - self._started
         self._steps += 1
-        step_of_epoch = (self.step - 1) % self.steps_per_epoch + 1
-        if step_of_epoch % self.every == 0 or self.at_epoch_end:
-            self._write(logs)
-
-    def _write(self, logs):
-        model = self.model
         in_window = (self.step - 1) % self.steps_per_epoch % self.every + 1
+        if in_window == self.every or self.at_epoch_end:
+            self._write(logs, in_window)
+
+    def _write(self, logs, in_window: int) -> None:
+        model = self.model
         self.log.write(
             "train",
             self.step,

@@ -11,12 +11,12 @@ over pixels that treats the channels alike. These commute as long as nothing is 
 between, so here they happen in one fixed order, with one clipping at the end. Greyscale is the
 same map with saturation 0, which no later jitter colours again.
 
-Of a JPEG only the crop is decoded, and where the crop is at least 4 S (8 S) high and wide, at a
-half (a quarter) of its resolution, so that interpolation still halves it. libjpeg then leaves the
-high frequencies of each block out, where area interpolation averages pixels, and the edges of the
-crop move to the nearest pixel of that resolution, which is at most a quarter of a pixel of the
-view. Such views of VOC 2007, at S from 24 to 80, differ from those decoded in full by 2.7 to 3.6
-of 255 in the mean. Smaller crops, other formats and centre views are decoded in full.
+Of a JPEG only the crop is decoded. A crop at least 4 S (8 S) high and wide is decoded at half (a
+quarter) of its resolution, which is still twice the view's. libjpeg does so by leaving out the high
+frequencies of each block, where area interpolation averages pixels, and the edges of the crop move
+to the nearest pixel of that resolution, by at most a quarter of a pixel of the view. Such views of
+VOC 2007, at S from 24 to 80, differ from those decoded in full by 2.7 to 3.6 of 255 in the mean.
+Smaller crops, other formats and centre views are decoded in full.
 """
 
 import math
@@ -32,7 +32,7 @@ DEVIATION = (0.229, 0.224, 0.225)
 # Pixel for pixel what Pillow decodes, so that features do not depend on who reads the file; the
 # default, INTEGER_FAST, is off by 1.3 of 255 on photographs and not measurably faster.
 _DCT = "INTEGER_ACCURATE"
-# libjpeg has 8 too, which keeps nothing but the mean of each block and saves little more time.
+# libjpeg also offers 8, which keeps only the mean of each block and saves little more time.
 _DECODING_RATIOS = (1, 2, 4)
 _MAX_ASPECT = 8  # of an image that is resized whole
 # Raise it when a centre view changes: what was embedded before is then embedded again.
@@ -148,8 +148,8 @@ def jitter_colour(
     Returns:
       float32 [height, width, 3].
     """
-    # The map of a pixel, a row vector from the left, is what it makes of the unit vectors. To
-    # multiply by it takes little more than half the time of the op itself over all pixels.
+    # The matrix of this linear map: its rows are what it makes of the unit vectors. To multiply by
+    # it takes little more than half the time of applying the op to all pixels.
     matrix = adjust_hsv_in_yiq(tf.eye(3)[tf.newaxis], hue, saturation, brightness)[0]  # [3, 3]
     column_mean = tf.reduce_mean(_as_rows(image), axis=0)  # [width * 3]
     mean = tf.reduce_mean(tf.reshape(column_mean, [-1, 3]), axis=0, keepdims=True)  # [1, 3]
@@ -162,8 +162,8 @@ def jitter_colour(
 def center_view(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     """The view for evaluation: the short side to 256 for S = 224, then the centre.
 
-    Other sizes keep this proportion. Small ones, up to 64, show the whole short side: their
-    images have no margin to give away.
+    Other sizes keep this proportion. Views of up to 64 pixels show the whole short side: small
+    images have no margin to spare.
 
     Args:
       encoded: scalar string, an encoded image.
@@ -249,15 +249,15 @@ def _decode_window(
     """
 
     def scaled_by(ratio: int) -> Callable[[], tf.Tensor]:
-        # libjpeg takes the window in pixels of the scaled image: those nearest to its edges. A half
-        # is rounded inwards on either side, since all in one direction would shift the view.
+        # libjpeg takes the window in pixels of the scaled image. Its edges are rounded to the
+        # nearest pixel, halves inwards: rounding both in one direction would shift the view.
         first, end = (begin + ratio // 2) // ratio, (begin + size + (ratio - 1) // 2) // ratio
         box = tf.concat([first, end - first], axis=0)
         return lambda: tf.image.decode_and_crop_jpeg(
             encoded, box, channels=3, ratio=ratio, dct_method=_DCT
         )
 
-    # Twice, as in Pillow's thumbnails: less would be seen.
+    # Twice the view's size, as in Pillow's thumbnails: with less, the difference would be visible.
     large_enough = tf.reduce_min(size) >= [2 * ratio * image_size for ratio in _DECODING_RATIOS[1:]]
     branch = tf.reduce_sum(tf.cast(large_enough, tf.int32))
     return tf.switch_case(branch, [scaled_by(ratio) for ratio in _DECODING_RATIOS])

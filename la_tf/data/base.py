@@ -43,7 +43,7 @@ class Source(abc.ABC):
         """The path or name of example i, for people."""
 
     def key(self, i: int) -> str:
-        """What tells example i from others; below a folder that all keys share, if they do."""
+        """Identifies example i; a folder with which all keys begin does not count."""
         return self.describe(i)
 
     @abc.abstractmethod
@@ -103,15 +103,6 @@ class Subset(Source):
         return self._source.read_ends(int(self._indices[i]))
 
 
-class _Relabelled(Subset):
-    """A source whose labels count the classes of another one."""
-
-    def __init__(self, source: Source, labels: np.ndarray, class_names: Sequence[str]):
-        super().__init__(source, np.arange(source.num_examples))
-        self.labels = labels.astype(np.int32)
-        self.class_names = tuple(class_names)
-
-
 def philox_order(count: int, seed: int, stream: int, purpose: int) -> np.ndarray:
     """A permutation of 0..count-1 that depends on the arguments and nothing else.
 
@@ -130,14 +121,14 @@ def philox_order(count: int, seed: int, stream: int, purpose: int) -> np.ndarray
     Returns:
       int64 [count].
     """
-    # A list would go through float64 from 2^63 on, where negative seeds lie.
+    # Through int64: of a list, NumPy would make float64 where a seed is negative.
     key = np.array([seed, stream], np.int64).view(np.uint64)
     bits = np.random.Philox(key=key, counter=[0, 0, 0, purpose])
     return np.argsort(bits.random_raw(count), kind="stable")
 
 
 def sample_rows(num_examples: int, count: int, seed: int, stream: int = 0) -> np.ndarray:
-    """Examples to look at, the same ones for the same seed; a smaller sample is part of a larger.
+    """Examples to look at, the same ones for the same seed; a larger sample contains a smaller one.
 
     Args:
       num_examples: N.
@@ -182,7 +173,7 @@ def align_labels(source: Source, reference: Source) -> Source:
       reference: training images.
 
     Returns:
-      `source` with labels that count `reference.class_names`; `source` itself where one of the two
+      `source` with labels that index `reference.class_names`; `source` itself where one of the two
       has no labels.
 
     Raises:
@@ -201,4 +192,6 @@ def align_labels(source: Source, reference: Source) -> Source:
             f"{reference.name} ({shown}): give both the same class names."
         )
     table = np.array([number.get(name, -1) for name in source.class_names], np.int32)
-    return _Relabelled(source, table[source.labels], reference.class_names)
+    aligned = Subset(source, np.arange(source.num_examples))
+    aligned.labels, aligned.class_names = table[source.labels], reference.class_names
+    return aligned

@@ -70,8 +70,8 @@ def check_images(
 
     Up to `decode_up_to` images are decoded. Of more, only the first and last bytes are read: that
     finds files that are empty, cut short or no image, and leaves damage in the middle of a file to
-    `find_bad_images`, after training has stopped at it. What looks wrong there is decoded, so that
-    no good image is called bad.
+    `find_bad_images`, after training has stopped at it. An image that looks wrong is decoded, so
+    that no good one is called bad.
 
     Args:
       source: N examples.
@@ -113,40 +113,38 @@ def keep_good_images(source: Source, skip_bad: bool, say: Callable[[str], None])
 
 
 def find_bad_images(source: Source, indices: Iterable[int]) -> tuple[BadImage, ...]:
-    """Decodes some images, to name the one at which training has stopped.
+    """Decodes the images `indices` of a source; returns those that cannot be, in this order."""
+    return _find(source, indices, _decode_problem)
+
+
+def refuse_bad_images(source: Source, indices: Iterable[int], when: str = "") -> None:
+    """Decodes some images, to name the one at which a pipeline has failed.
 
     Args:
       source: N examples.
       indices: which ones; `pipeline.step_indices` gives those of a step.
+      when: what the sentence begins with.
 
-    Returns:
-      The images that cannot be decoded, in the order of `indices`.
+    Raises:
+      DataError: there is such an image.
     """
-    return _find(source, indices, _decode_problem)
+    if bad := find_bad_images(source, indices):
+        raise DataError(
+            f"{when}{bad[0].name} cannot be decoded ({bad[0].reason}); find all such files with "
+            "tools/check_data.py and remove them."
+        )
 
 
 def survey(source: Source) -> Survey:
-    """Decodes every image and counts formats and sizes.
-
-    Args:
-      source: N examples.
-    """
+    """Decodes every image of a source and counts formats and sizes."""
     formats, sizes, bad = collections.Counter(), collections.Counter(), []
-
-    def look(i: int) -> tuple[str, tuple[int, int]] | str:
-        try:
-            encoded = source.read(i)
-            shape = tf.io.decode_image(encoded, channels=3, expand_animations=False).shape
-        except (tf.errors.OpError, OSError, DataError) as error:
-            return first_line(error)
-        return _format(encoded), (shape[0], shape[1])
-
-    for i, seen in enumerate(_in_threads(look, range(source.num_examples))):
-        if isinstance(seen, str):
-            bad.append(BadImage(i, source.describe(i), seen))
+    decoded = _in_threads(lambda i: _decode(source, i), range(source.num_examples))
+    for i, found in enumerate(decoded):
+        if isinstance(found, str):
+            bad.append(BadImage(i, source.describe(i), found))
         else:
-            formats[seen[0]] += 1
-            sizes[seen[1]] += 1
+            formats[found[0]] += 1
+            sizes[found[1]] += 1
     return Survey(formats, sizes, tuple(bad))
 
 
@@ -163,19 +161,26 @@ def _find(
 
 
 def _in_threads(function: Callable, indices: Sequence[int]) -> list:
-    """The function's results in order. Reading and decoding leave Python's lock to the others."""
+    """The function's results in order. Reading and decoding release Python's lock."""
     blocks = [indices[i : i + _BLOCK] for i in range(0, len(indices), _BLOCK)]
     with futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         results = pool.map(lambda block: [function(i) for i in block], blocks)
         return [result for block in results for result in block]
 
 
-def _decode_problem(source: Source, i: int) -> str | None:
+def _decode(source: Source, i: int) -> tuple[str, tuple[int, int]] | str:
+    """Format and (height, width) of an image, or why it cannot be decoded."""
     try:
-        tf.io.decode_image(source.read(i), channels=3, expand_animations=False)
+        encoded = source.read(i)
+        shape = tf.io.decode_image(encoded, channels=3, expand_animations=False).shape
     except (tf.errors.OpError, OSError, DataError) as error:
         return first_line(error)
-    return None
+    return _format(encoded), (shape[0], shape[1])
+
+
+def _decode_problem(source: Source, i: int) -> str | None:
+    decoded = _decode(source, i)
+    return decoded if isinstance(decoded, str) else None
 
 
 def _ends_problem(source: Source, i: int) -> str | None:

@@ -63,12 +63,13 @@ def area_crop_view(
 def ten_crop_views(encoded: tf.Tensor, image_size: int, flip: bool = True) -> tf.Tensor:
     """Centre and four corners of the image with its short side at 256 for S = 224, and mirrored.
 
-    Unlike `augment.center_view` this leaves a margin at every S: without one, the five were one.
+    Unlike `augment.center_view` this leaves a margin at every S: without it, the centre and the
+    four corners would be the same crop.
 
     Args:
       encoded: scalar string, an encoded image.
       image_size: S, pixels.
-      flip: False leaves the mirrored ones out, for data where a mirror image is another thing.
+      flip: False leaves out the mirrored ones, for data where a mirror image means something else.
 
     Returns:
       float32 [10, S, S, 3], or [5, S, S, 3] without mirroring, normalised; the centre first.

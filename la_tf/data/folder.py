@@ -15,9 +15,9 @@ class FolderSource(Source):
     """The image files below a folder, in the byte-wise order of their relative paths.
 
     The order depends neither on the locale nor on the order in which the system lists files. Where
-    every image lies in a subfolder, the first-level subfolder is its class. As soon as one image
-    lies beside the subfolders, they are taken as albums and not as classes, and nothing has a
-    label. Names that start with a dot are skipped; links are followed.
+    every image lies in a subfolder, the first-level subfolder is its class. If any image lies
+    outside of them, the subfolders are not classes, and no image has a label. Names that start with
+    a dot are skipped; links are followed.
     """
 
     def __init__(self, folder: str):
@@ -77,7 +77,7 @@ def _list_images(folder: str) -> tuple[list[bytes], collections.Counter]:
                     continue
                 if entry.is_dir():
                     visit(entry.path, relative + entry.name + b"/", above | {identity})
-                elif (extension := _extension(entry.name)) in EXTENSIONS:
+                elif (extension := os.path.splitext(_text(entry.name))[1].lower()) in EXTENSIONS:
                     images.append(relative + entry.name)
                 else:
                     others[extension or "no extension"] += 1
@@ -87,10 +87,6 @@ def _list_images(folder: str) -> tuple[list[bytes], collections.Counter]:
     except OSError as error:
         raise DataError(f"the folder {folder} cannot be listed: {error.strerror}.") from error
     return sorted(images), others
-
-
-def _extension(name: bytes) -> str:
-    return os.path.splitext(_text(name))[1].lower()
 
 
 def _text(path: bytes) -> str:

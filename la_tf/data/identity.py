@@ -11,7 +11,7 @@ from la_tf.data.base import Source
 def identify(source: Source) -> dict[str, Any]:
     """The size and a digest of a data set, ready for JSON; the pixels do not enter it.
 
-    Names count below the folder that all of them share, so a data set may move between machines.
+    A folder that all names begin with does not count, so a data set may move between machines.
     """
     names = [source.key(i) for i in range(source.num_examples)]
     base = len(_common_folder(names))

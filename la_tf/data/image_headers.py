@@ -1,4 +1,4 @@
-"""What can be known of an encoded picture before anything decodes it."""
+"""Checks an encoded picture by its headers, before anything decodes it."""
 
 import io
 import re
@@ -8,8 +8,8 @@ import warnings
 from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP")  # what an export decodes
-# Decoding goes over the whole picture for every scan: a few hundred bytes each, and each may come
-# a thousand times. Encoders make some ten.
+# Decoding a progressive JPEG goes over the whole picture once a scan, and a scan can be as short as
+# a few hundred bytes: a small file may ask for thousands. Encoders write about ten.
 MAX_SCANS = 50
 
 _JPEG_START = b"\xff\xd8"
@@ -19,7 +19,7 @@ _GIF_IMAGE, _GIF_EXTENSION = 0x2C, 0x21
 
 
 class PictureError(ValueError):
-    """A picture that is not embedded; the message goes on from the picture's name."""
+    """A picture that is refused; the message continues a sentence that begins with its name."""
 
 
 def count_pixels(encoded: bytes, max_megapixels: float) -> int:
@@ -47,9 +47,7 @@ def count_pixels(encoded: bytes, max_megapixels: float) -> int:
         raise PictureError(f"has more than the {max_megapixels:g} megapixels allowed") from error
     except Exception as error:  # damaged headers break Pillow's readers in many ways
         raise PictureError("is no JPEG, PNG, GIF or BMP picture") from error
-    pixels = width * height
-    if name == "GIF":
-        pixels = _gif_pixels(encoded)
+    pixels = _gif_pixels(encoded) if name == "GIF" else width * height
     if pixels > max_megapixels * 1e6:
         raise PictureError(
             f"has {pixels / 1e6:.1f} megapixels, more than the {max_megapixels:g} allowed"
@@ -77,8 +75,8 @@ def _jpeg_scans(encoded: bytes) -> int:
 def _gif_pixels(encoded: bytes) -> int:
     """The pixels of all frames of a GIF together.
 
-    The size in a GIF's header binds no frame: each has its own. Every frame is decoded, and the
-    first is given the largest width and height of all.
+    Frames have sizes of their own, whatever the header says. Every frame is decoded, and the first
+    one gets the largest width and height of all.
     """
     width = height = pixels = 0
     position = 13 + _color_table(encoded[10])

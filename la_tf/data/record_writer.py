@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import os
+import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
 
@@ -11,20 +12,21 @@ import tensorflow as tf
 
 from la_tf.data.base import DataError, Source
 from la_tf.data.records import RecordIndex
+from la_tf.files import replace_folder
 
 EXAMPLES_PER_SHARD = 10_000
 
 
 @contextlib.contextmanager
 def complete_or_absent(folder: str, replace: bool = False) -> Iterator[str]:
-    """A folder to write into that takes its name only when everything in it has been written.
+    """A folder to write into, which gets its final name once everything in it has been written.
 
     Args:
       folder: the final path.
-      replace: remove what is there, instead of refusing.
+      replace: put it in the place of what is there, instead of refusing.
 
     Yields:
-      The path of a temporary folder beside it.
+      The path of a temporary folder next to it.
 
     Raises:
       DataError: the folder exists, or cannot be made.
@@ -40,9 +42,8 @@ def complete_or_absent(folder: str, replace: bool = False) -> Iterator[str]:
     try:
         yield unfinished
         if replace:
-            shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):  # another process has just put the same there
-                os.rename(unfinished, folder)
+                replace_folder(pathlib.Path(unfinished), pathlib.Path(folder))
         else:
             os.rename(unfinished, folder)
     finally:

@@ -1,4 +1,4 @@
-"""TFRecord shards with an index beside them, so that any record can be read at any time.
+"""TFRecord shards with an index, so that any record can be read at any time.
 
 A record is a tf.train.Example with the names of TF Model Garden's ImageNet records:
 `image/encoded`, `image/filename` and, where there are labels, `image/class/label` (from 0). The
@@ -41,7 +41,7 @@ class RecordIndex:
 
     def add(self, position: int, record: bytes, encoded: bytes, label: int, name: str) -> int:
         """Notes one record that starts at `position` of the last shard; returns the next one's."""
-        # Wherever the image's bytes are found in the record, they are the image's bytes.
+        # If the same bytes occur earlier in the record, they serve as well.
         self.image_offsets.append(position + _HEADER + record.index(encoded))
         self.image_lengths.append(len(encoded))
         self.lengths.append(len(record))
@@ -176,7 +176,7 @@ def starts_of_records(shard: str) -> list[int]:
 
 
 def read_record(shard: str, start: int) -> bytes:
-    """The data of the record that begins there, compared with both checksums.
+    """The data of the record that begins at `start`, verified by both checksums.
 
     Raises:
       DataError: it is damaged.
@@ -188,7 +188,7 @@ def read_record(shard: str, start: int) -> bytes:
 
 
 def _size_at(file: BinaryIO, start: int) -> int:
-    """Bytes of the record that begins there with its checksums; past any end where it is cut."""
+    """Size of the record at `start` with its checksums; beyond any file where it is cut."""
     header = os.pread(file.fileno(), 8, start)
     return (struct.unpack("<Q", header)[0] if len(header) == 8 else 2**64) + _HEADER + _FOOTER
 

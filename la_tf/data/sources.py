@@ -3,24 +3,11 @@
 import os
 
 from la_tf.config import DataConfig
-from la_tf.data.base import DataError, Source, Subset, align_labels, split_holdout
-from la_tf.data.digits import DigitsSource, digits_parts
+from la_tf.data.base import DataError, Source, align_labels, split_holdout
+from la_tf.data.digits import digits_parts
 from la_tf.data.folder import FolderSource
 from la_tf.data.records import INDEX_FILE, RecordSource
 from la_tf.data.tfds_records import HELD_OUT_SPLITS, TfdsDataset
-
-__all__ = [
-    "DataError",
-    "DigitsSource",
-    "FolderSource",
-    "RecordSource",
-    "Source",
-    "Subset",
-    "align_labels",
-    "open_source",
-    "open_train_and_val",
-    "split_holdout",
-]
 
 TRAIN_FOLDER = "train"
 HELD_OUT_FOLDERS = ("val", "validation", "test")
@@ -61,7 +48,7 @@ def open_train_and_val(config: DataConfig, seed: int) -> tuple[Source, Source | 
       seed: chooses the images that `holdout` takes.
 
     Returns:
-      (train, val); val is None where nothing is held out. Labels of val count the classes of train.
+      (train, val); val is None where nothing is held out. Labels of val are numbered as train's.
 
     Raises:
       DataError: images are missing or unusable, or val has classes that train lacks.

@@ -1,9 +1,9 @@
 """Any image data set of TensorFlow Datasets, by name.
 
-Random access goes through an index of the TFRecord shards that TFDS itself has prepared. Its own
-random access (`tfds.data_source`) wants the data in another file format, so that every data set
-already on disk, ImageNet above all, would have to be prepared anew; an index costs one reading of
-the shards, once, and no second copy. It is kept in the user's cache folder.
+Random access goes through an index of the TFRecord shards that TFDS itself has prepared. Random
+access by TFDS (`tfds.data_source`) needs another file format, so every data set already on disk,
+ImageNet above all, would have to be prepared again. The index takes one pass over the shards and no
+second copy; it is kept in the user's cache folder.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ class TfdsDataset:
         folder = _cache_folder(info.full_name, str(self._builder.data_dir), split)
         try:
             return RecordSource(folder, name)
-        except DataError:  # no index yet, or the data set was prepared anew since
+        except DataError:  # no index yet, or the data set has been prepared again
             pass
         self._write_index(split, folder)
         return RecordSource(folder, name)

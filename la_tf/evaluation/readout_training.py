@@ -13,6 +13,7 @@ from la_tf.data.base import Source
 from la_tf.data.crops import area_crop_view, margin_crop_view, ten_crop_views
 from la_tf.data.pipeline import (
     EVAL_BATCH_SIZE,
+    Steps,
     example_dataset,
     ordered_dataset,
     random_dataset,
@@ -171,27 +172,19 @@ class ReadoutTraining:
         }
 
     def _batches(self) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        start = self.step
+        steps = Steps(self.step, self.total_steps, self.config.batch_size, self.config.seed)
 
         def replicas_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            where = {
-                "batch_size": self.config.batch_size,
-                "seed": self.config.seed,
-                "start_step": start,
-                "end_step": self.total_steps,
-                "num_replicas": context.num_replicas_in_sync,
-                "replica_ids": range(context.num_replicas_in_sync),
-            }
             if self._cached:
-                return self._cached_dataset(where)
-            return random_dataset(self.train_set, self._view, **where)
+                return self._cached_dataset(steps.of_process(context))
+            return random_dataset(self.train_set, self._view, steps.of_process(context))
 
         return iter(self.strategy.distribute_datasets_from_function(replicas_dataset))
 
     def _view(self, encoded: tf.Tensor, seed_pair: tf.Tensor) -> tf.Tensor:
         return CROPS[self.config.crop](encoded, seed_pair, self.image_size, self.config.flip)
 
-    def _cached_dataset(self, where: dict) -> tf.data.Dataset:
+    def _cached_dataset(self, steps: Steps) -> tf.data.Dataset:
         names = list(self._cached)
 
         def rows(indices: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -208,8 +201,8 @@ class ReadoutTraining:
             }
             return indices, shaped
 
-        examples = example_dataset(self.train_set.num_examples, **where)
-        batches = examples.batch(where["batch_size"] // where["num_replicas"], drop_remainder=True)
+        examples = example_dataset(self.train_set.num_examples, steps)
+        batches = examples.batch(steps.slice_size, drop_remainder=True)
         return batches.map(rows).prefetch(2)
 
     def _compute_features(self) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The page beside an export that says what it is: origin, results, use, checksums."""
+"""The page that describes an export: origin, results, use, checksums."""
 
 import dataclasses
 import hashlib

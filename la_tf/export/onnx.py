@@ -11,7 +11,7 @@ from la_tf.export.saved_model import ExportError
 
 OPSET = 17  # every operation of the networks is in it; ONNX Runtime reads it from 1.13 on
 TOLERANCE = 1e-4  # of a unit vector's coordinates; measured: 5e-7
-# Versions that were tried beside TensorFlow 2.15.1, NumPy 1.26.4 and protobuf 4.25.9.
+# Versions that were tried with TensorFlow 2.15.1, NumPy 1.26.4 and protobuf 4.25.9.
 INSTALL = "pip install -c constraints.txt tf2onnx==1.17.0 onnx==1.17.0 onnxruntime==1.23.2"
 
 

@@ -1,4 +1,4 @@
-"""Everything that a run hands over: SavedModel, plain weights, ONNX, and the page that explains."""
+"""The whole export of a run: SavedModel, plain weights, ONNX and the page that describes them."""
 
 import os
 import pathlib
@@ -26,7 +26,7 @@ from la_tf.runs.trained_run import TrainedRun
 
 WEIGHTS = "weights.npz"
 ONNX = "network.onnx"
-# What lies beside the SavedModel. The page comes first: where it is, the others are ours.
+# The files next to the SavedModel. The page comes first: where it is ours, so are the others.
 FILES = (MODEL_CARD, WEIGHTS, ONNX)
 LOCK = ".export.lock"
 
@@ -119,32 +119,25 @@ def _require_own(directory: pathlib.Path) -> None:
     """
     if directory.exists() and not directory.is_dir():
         raise ExportError(f"{directory} is a file: name a folder as --export_dir.")
-    card = directory / MODEL_CARD
+    replaced = ", and it would be replaced: name an empty or a new --export_dir."
+    card, saved_model = directory / MODEL_CARD, directory / VERSION
     found = [name for name in FILES if (directory / name).exists()]
     if found and not (card.is_file() and MARK in card.read_text("utf-8", errors="replace")):
-        raise ExportError(
-            f"{directory} holds a {found[0]} that no export wrote, and it would be replaced: name "
-            "an empty or a new --export_dir."
-        )
-    if os.path.lexists(directory / VERSION):
+        raise ExportError(f"{directory} holds a {found[0]} that no export wrote{replaced}")
+    if os.path.lexists(saved_model):
         try:
-            default = read_signatures(directory / VERSION).get("serving_default", {})
+            default = read_signatures(saved_model).get("serving_default", {})
         except ExportError as error:
-            raise ExportError(
-                f"{directory / VERSION} is no SavedModel, and it would be replaced: name an empty "
-                "or a new --export_dir."
-            ) from error
+            raise ExportError(f"{saved_model} is no SavedModel{replaced}") from error
         if "embedding" not in default.get("outputs", {}):
-            raise ExportError(
-                f"{directory / VERSION} is the export of another model, a detector perhaps, and "
-                "would be replaced: name an empty or a new --export_dir."
-            )
+            what = "the export of another model, a detector perhaps"
+            raise ExportError(f"{saved_model} is {what}{replaced}")
 
 
 def _write_onnx(
     saved_model: pathlib.Path, path: pathlib.Path, side: int, pictures: Sequence[bytes]
 ) -> str:
-    """Converts, compares where ONNX Runtime is there, and says what came of it."""
+    """Converts, compares if ONNX Runtime is installed, and returns a sentence on the result."""
     export_onnx(saved_model, path)
     views = [denormalize(center_view(tf.constant(picture), side)) for picture in pictures]
     difference = onnx_difference(saved_model, path, np.stack(views).astype(np.float32))

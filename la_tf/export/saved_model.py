@@ -28,13 +28,13 @@ class ExportError(RuntimeError):
 
 
 class MismatchError(ExportError):
-    """An export that was tried and refused; it stays where the message says."""
+    """An export that differs from its network; the message says where it is left."""
 
 
 class EmbeddingModule(tf.Module):
     """The embedding network with its preprocessing; no bank, no optimizer.
 
-    Three ways in, over one set of weights.
+    Three signatures share one set of weights.
     """
 
     def __init__(self, network: tf.keras.Model, image_size: int):
@@ -42,7 +42,7 @@ class EmbeddingModule(tf.Module):
         super().__init__(name="embedding")
         self.tensors = network.variables
         layers = _with_layers(network)
-        # Behind functions, or the export would hold, and trace, every layer by itself.
+        # Behind functions: else every layer would be exported, and traced, by itself as well.
         self._embed = lambda views: network(views, training=False)
         self._embed_layers = lambda views: layers(views, training=False)
         self._image_size = image_size
@@ -87,7 +87,7 @@ class EmbeddingModule(tf.Module):
 def _with_layers(network: tf.keras.Model) -> tf.keras.Model:
     """Views -> embedding and conv1 to conv5, averaged over their pixels, in one pass.
 
-    `networks.readouts` beside the network's own output would run the backbone twice.
+    `networks.readouts` next to the network's own output would run the backbone twice.
     """
     backbone = network.get_layer("backbone")
     ends = {n: backbone.get_layer(layer).output for n, layer in backbone.readout_layers.items()}
@@ -134,7 +134,7 @@ def export_saved_model(
 
 @contextlib.contextmanager
 def own_folder(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A new folder inside another, which is made too; removed at the end with what is still in it.
+    """A temporary folder inside another one, which is made if need be; removed at the end.
 
     After a `MismatchError` it stays, for a look at what was refused.
 
@@ -157,7 +157,7 @@ def cannot_be_written(directory: pathlib.Path, error: Exception) -> str:
     """The sentence for an export that the disk refused."""
     reason = getattr(error, "strerror", None) or first_line(error)
     return (
-        f"the export cannot be written to {directory}: {reason}. The run itself is saved: mend "
+        f"the export cannot be written to {directory}: {reason}. The run itself is saved: fix "
         "that and start the same command again."
     )
 

@@ -78,7 +78,6 @@ def load_weights(network: tf.keras.Model, path: pathlib.Path) -> None:
         or of another shape or type; nothing was assigned.
     """
     stored = _read(path)
-    _require_metadata(stored, path)
     described = _in_words(*(stored.pop(name) for name in _METADATA))
     own = _in_words(network.name, network.input_shape[1], network.output_shape[-1])
     if described != own:
@@ -116,7 +115,6 @@ def network_from_weights(path: pathlib.Path) -> tf.keras.Model:
       WeightsError: the file cannot be read, does not say what it is of, or does not fit that.
     """
     stored = _read(path)
-    _require_metadata(stored, path)
     try:
         network = build_network(str(stored[NETWORK]), int(stored[IMAGE_SIZE]), int(stored[DIM]))
     except (TypeError, ValueError) as error:
@@ -136,16 +134,14 @@ def _names(network: tf.keras.Model) -> list[str]:
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            stored = {name: file[name] for name in file.files}
     # A lone array, which NumPy opens as well, is no context: AttributeError or TypeError.
     except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise WeightsError(f"{path} cannot be read as weights: {reason}.") from error
-
-
-def _require_metadata(stored: dict[str, np.ndarray], path: pathlib.Path) -> None:
     if missing := [name for name in _METADATA if name not in stored]:
         raise WeightsError(f"{path} lacks {_some(missing)}: write it with la_tf.export.weights.")
+    return stored
 
 
 def _in_words(name: object, image_size: object, dim: object) -> str:

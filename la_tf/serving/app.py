@@ -1,11 +1,10 @@
-"""The routes of the server, and how it answers what it cannot do."""
+"""The routes of the server, and its answers to requests that fail."""
 
 import asyncio
 import dataclasses
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from aiohttp import web
@@ -18,14 +17,14 @@ from la_tf.serving.served_model import ServedModel
 
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS = 1
-_LAST_SECONDS = 1.0  # that requests still have to arrive in once the server is ending
+_LAST_SECONDS = 1.0  # for requests that are still arriving when the server shuts down
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How much at a time.
+    """What the server takes at a time.
 
     Attributes:
       max_batch_size: pictures that the model embeds together.
@@ -81,18 +80,18 @@ class Api:
 
     async def health(self, request: web.Request) -> web.Response:
         """Whether the server answers, and how many pictures are waiting."""
-        return _json({"status": "ok", "queued": len(self._batcher)})
+        return web.json_response({"status": "ok", "queued": len(self._batcher)})
 
     async def status(self, request: web.Request) -> web.Response:
         """The versions of the model."""
         self._require_model(request)
-        return _json(protocol.status(self._model.version))
+        return web.json_response(protocol.status(self._model.version))
 
     async def metadata(self, request: web.Request) -> web.Response:
         """The signature of the model."""
         self._require_model(request)
-        version, signature = self._model.version, self._model.signature
-        return _json(protocol.metadata(self._name, version, signature))
+        model = self._model
+        return web.json_response(protocol.metadata(self._name, model.version, model.signature))
 
     async def predict(self, request: web.Request) -> web.Response:
         """Embeds pictures."""
@@ -104,7 +103,7 @@ class Api:
                 raise RequestError(400, f"{call.name(i)} {row}.") from row
             if isinstance(row, Exception):
                 raise row
-        return _json(protocol.predictions(np.stack(rows), call.columnar))
+        return web.json_response(protocol.predictions(np.stack(rows), call.columnar))
 
     async def _batching(self, app: web.Application) -> AsyncIterator[None]:
         async with self._batcher:
@@ -112,7 +111,7 @@ class Api:
         self._parser.shutdown(wait=False)
 
     async def _stop_reading(self, app: web.Application) -> None:
-        """Gives up on requests that are not there yet, which a slow client could drag out."""
+        """Cancels requests that are still arriving: a slow client could hold up the shutdown."""
         if self._reading:
             await asyncio.sleep(_LAST_SECONDS)
         for task in self._reading:
@@ -207,10 +206,6 @@ async def _expect(request: web.Request) -> web.Response | None:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return None
     return _error(417, "the only Expect that is served is 100-continue: leave the header out.")
-
-
-def _json(body: dict[str, Any]) -> web.Response:
-    return web.json_response(body)
 
 
 def _error(status: int, sentence: str, headers: dict[str, str] | None = None) -> web.Response:

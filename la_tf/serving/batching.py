@@ -13,7 +13,7 @@ Rows = list[np.ndarray | Exception]
 
 
 class QueueFullError(RuntimeError):
-    """More is waiting than may wait; the message says how much."""
+    """The queue or its memory is full; the message says how full."""
 
 
 class MemoryBudget:
@@ -68,7 +68,7 @@ class Batcher:
     for a call of the model that has begun: nothing can stop it, and its rows are dropped.
 
     Attributes:
-      room: what the pictures take until they are embedded; others may take of the same.
+      budget: the memory of pictures until they are embedded; request bodies count towards it too.
     """
 
     def __init__(
@@ -87,9 +87,9 @@ class Batcher:
           embed: encoded pictures to embeddings [B, D]; called in one thread of its own. Where it
             fails for several pictures, it is called again with each alone.
           max_batch_size: pictures in a batch.
-          max_batch_pixels: pixels in a batch of several pictures; what bounds its memory.
+          max_batch_pixels: pixels in a batch of several pictures, which bounds its memory.
           max_queue: pictures that may wait.
-          max_queue_bytes: bytes that pictures, encoded, may have until they are embedded.
+          max_queue_bytes: bytes of encoded pictures that are not embedded yet.
           wait: seconds that an idle model waits, after a first picture, for others.
         """
         self._embed = embed
@@ -155,7 +155,7 @@ class Batcher:
             rows = await loop.run_in_executor(self._executor, self._rows, encoded)
             self.budget.give_back(_size([one.picture for one in batch]))
             for one, row in zip(batch, rows, strict=True):
-                if not one.row.done():  # else nobody waits for it any more
+                if not one.row.done():  # cancelled where nobody waits for it any more
                     one.row.set_result(row)
 
     def _take(self) -> list[_Waiting]:

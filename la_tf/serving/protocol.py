@@ -15,8 +15,8 @@ SIGNATURE = "serving_default"
 INPUT = "image_bytes"
 OUTPUT = "embedding"
 
-# Of brackets, braces and commas in a body: three for a picture, and some around them. There are
-# none in base64.
+# Brackets, braces and commas that a body may have: a picture needs three, and a few stand around
+# them all. Base64 has none.
 _MARKS_PER_PICTURE, _MARKS_AROUND = 4, 16
 _EXAMPLE = '{"instances": [{"b64": "..."}]}'
 
@@ -78,10 +78,10 @@ def parse_predict(body: bytes, max_instances: int) -> Predict:
     columnar = "inputs" in request
     if columnar == ("instances" in request):
         raise RequestError(400, f"give one of instances and inputs: send {_EXAMPLE}.")
-    values = request["inputs"] if columnar else request["instances"]
+    name = "inputs" if columnar else "instances"
+    values = request[name]
     if columnar and isinstance(values, dict) and set(values) == {INPUT}:
         values = values[INPUT]
-    name = "inputs" if columnar else "instances"
     if not isinstance(values, list):
         raise RequestError(400, f"{name} is no list of pictures: send {_EXAMPLE}.")
     if not values:
@@ -125,7 +125,7 @@ def metadata(name: str, version: str, signature: dict[str, Any]) -> dict[str, An
 
 
 def _parse_json(body: bytes, max_instances: int) -> Any:
-    # The parser holds up every other thread until it is done: millions of values take seconds.
+    # json.loads blocks all other threads, and takes seconds for millions of values.
     if sum(map(body.count, (b"[", b"{", b","))) > (
         _MARKS_PER_PICTURE * max_instances + _MARKS_AROUND
     ):

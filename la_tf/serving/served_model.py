@@ -20,7 +20,7 @@ from la_tf.serving.protocol import INPUT, OUTPUT, SIGNATURE
 
 @dataclasses.dataclass(frozen=True)
 class ServedModel:
-    """What a server asks of a model.
+    """A model as the server uses it.
 
     Attributes:
       version: a number, as text.
@@ -55,7 +55,7 @@ def load_model(directory: str) -> ServedModel:
 
         def embed(pictures: list[bytes]) -> np.ndarray:
             try:
-                # With the loaded object in reach: its variables go when it goes.
+                # Through `loaded`, since its variables live only as long as it does.
                 outputs = loaded.signatures[SIGNATURE](**{INPUT: tf.constant(pictures)})
             except tf.errors.InvalidArgumentError as error:
                 raise PictureError("cannot be decoded: it is damaged or cut short") from error

@@ -19,8 +19,8 @@ class ServingError(RuntimeError):
 def serve(api: Api, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Answers requests until SIGTERM or SIGINT, then those that were accepted, and returns.
 
-    A call of the model that takes longer than the end may is left to its thread, which keeps the
-    interpreter from ending of itself: end the process with `os._exit`.
+    A call of the model that outlasts the shutdown is left to its thread, which keeps the
+    interpreter from exiting: end the process with `os._exit`.
 
     Args:
       api: what is served.
@@ -35,7 +35,7 @@ def serve(api: Api, host: str, port: int, ready: Callable[[str], None]) -> None:
 
 
 async def _serve(api: Api, host: str, port: int, ready: Callable[[str], None]) -> None:
-    # It logs stack traces of what clients send wrong, which the clients are told.
+    # It logs a stack trace for every malformed request, of which the client is told anyway.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -46,7 +46,7 @@ async def _serve(api: Api, host: str, port: int, ready: Callable[[str], None]) -
         # A picture whose client is gone leaves the queue.
         handler_cancellation=True,
         shutdown_timeout=_SHUTDOWN_SECONDS,
-        # A small body would unpack to a large one, and hold up the loop meanwhile.
+        # A small body could unpack to a huge one, and block the loop meanwhile.
         auto_decompress=False,
     )
     await runner.setup()
