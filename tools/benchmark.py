@@ -48,7 +48,7 @@ _JSON = flags.DEFINE_string("json", None, "Also write all times, and the hardwar
 
 
 def main() -> None:
-    """Times, prints, and turns every foreseen failure into one sentence."""
+    """Times and prints each part."""
     command_line.parse(sys.argv, __doc__)
     if not _PART.value or set(_PART.value) - set(_PARTS):
         command_line.fail(f"--part takes one or more of {', '.join(_PARTS)}.")
@@ -60,25 +60,17 @@ def main() -> None:
         command_line.fail("--sizes takes numbers of images, 128 or more.")
     if not all(len(x := n.split(":")) == 2 and x[1].isdecimal() for n in _NETWORKS.value):
         command_line.fail("--networks takes NAME:IMAGE_SIZE, as in alexnet:224.")
-    # TensorFlow takes seconds to import: only once the flags are known to be right.
-    from la_tf.config import ConfigError
-    from la_tf.data.base import DataError
-    from la_tf.embedding.embedding_model import EmbeddingError
-
     results = {}
-    try:
+    with command_line.failures_explained(ValueError, OSError):
         for part in _PART.value:
             results[part] = _measure(part)
             if _JSON.value is not None:
                 _write(results)
-    except (ConfigError, DataError, EmbeddingError, ValueError, OSError) as error:
-        command_line.fail(str(error))
-    except KeyboardInterrupt:
-        command_line.stopped()
 
 
 def _measure(part: str) -> list:
     """Times one part and prints it."""
+    # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.benchmark import clustering, input, scaling, serve, step, timing, train
     from la_tf.config import NumericsConfig
     from la_tf.runs import runtime

@@ -11,7 +11,6 @@ import sys
 import command_line
 from absl import flags
 
-from la_tf.errors import RunError
 from la_tf.files import replace_file
 from la_tf.results.comparison import FORMATS, comparison, format_csv, format_markdown
 
@@ -24,10 +23,8 @@ def main() -> None:
     run_dirs = command_line.parse(sys.argv, __doc__, positional=True)
     if not run_dirs:
         command_line.fail("name one or more run directories.")
-    try:
+    with command_line.failures_explained(again="starts anew"):
         lines = comparison(run_dirs)
-    except RunError as error:
-        command_line.fail(str(error))
     text = format_csv(lines) if _FORMAT.value == "csv" else format_markdown(lines)
     if _OUTPUT.value is None:
         print(text, end="")

@@ -34,21 +34,11 @@ _CACHE_DIR = flags.DEFINE_string(
 
 
 def main() -> None:
-    """Searches, and turns every foreseen failure into one sentence."""
+    """Searches."""
     _parse(sys.argv)
-    # TensorFlow takes seconds to import: only once the flags are known to be right.
-    from la_tf.config import ConfigError
-    from la_tf.data.base import DataError
-    from la_tf.embedding.embedding_model import EmbeddingError
-    from la_tf.errors import RunError
-    from la_tf.search.page import PageError
-
     try:
-        _search()
-    except (ConfigError, DataError, EmbeddingError, PageError, RunError) as error:
-        command_line.fail(str(error))
-    except KeyboardInterrupt:
-        command_line.stopped()
+        with command_line.failures_explained():
+            _search()
     except BrokenPipeError:  # `| head`; the page is written before anything is printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -62,6 +52,7 @@ def _parse(argv: list[str]) -> None:
 
 
 def _search() -> None:
+    # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.search.gallery import embed_queries, open_gallery
     from la_tf.search.nearest import search
     from la_tf.search.page import require_output, write_page

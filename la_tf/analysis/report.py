@@ -20,7 +20,8 @@ from la_tf.data.base import DataError
 from la_tf.errors import RunError, first_line
 from la_tf.files import replace_file
 from la_tf.results import run_facts
-from la_tf.results.knn_table import table_rows
+from la_tf.results.evaluations import read_evaluations
+from la_tf.results.tables import milestone_rows, milestone_table, result_tables
 from la_tf.runs.log import read_log
 from la_tf.runs.trained_run import TrainedRun, load_run, open_images
 
@@ -67,7 +68,7 @@ def write_report(
     steps = run.steps_per_epoch
     schedule = run.config.schedule
     panels = curves.panels(records, timing.value or [], run.config, run.num_examples, steps)
-    rows, gallery = table_rows(records, run.warm_start_steps, schedule.epochs * steps)
+    rows, gallery = milestone_rows(records, run.warm_start_steps, schedule.epochs * steps)
     sections = [
         _Section(
             "curves",
@@ -89,8 +90,8 @@ def write_report(
         summary=run_facts.summary(run, records),
         warnings=[log.missing for log in (metrics, timing) if log.missing]
         + run_facts.warnings(run, records),
-        milestones=run_facts.milestone_table(rows, gallery) if rows else None,
-        results=_attempt(lambda: run_facts.result_tables(run)),
+        milestones=milestone_table(rows, gallery) if rows else None,
+        results=_attempt(lambda: result_tables(read_evaluations(run.path))),
         views=_attempt(lambda: _augmented_views(run)),
         sections=sections,
         configuration=run_facts.configuration(run.config),

@@ -15,14 +15,14 @@ from la_tf.data.base import DataError, Source
 from la_tf.data.checks import keep_good_images
 from la_tf.data.pipeline import EVAL_BATCH_SIZE, eval_dataset
 from la_tf.data.sources import open_train_and_val
-from la_tf.errors import first_line
+from la_tf.errors import UserError, first_line
 from la_tf.runs import runtime
 from la_tf.runs.trained_run import TrainedRun
 
 _DIGITS = 16  # of a digest in an identity
 
 
-class EmbeddingError(RuntimeError):
+class EmbeddingError(UserError, RuntimeError):
     """Embeddings that cannot be computed or written; the message says why and what to do."""
 
 

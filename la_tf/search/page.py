@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from la_tf.analysis.images import data_uri
 from la_tf.data.image_headers import FORMATS
+from la_tf.errors import UserError
 from la_tf.files import replace_file
 from la_tf.search.nearest import Match, SearchResult
 from la_tf.search.picture_files import printable
@@ -24,7 +25,7 @@ _MARK = '<meta name="generator" content="la_tf search">'
 _HEAD_BYTES = 1024  # of a page, with the mark in it
 
 
-class PageError(RuntimeError):
+class PageError(UserError, RuntimeError):
     """A page that cannot be written; the message says why and what to do."""
 
 
