@@ -331,7 +331,7 @@ def test_a_part_is_what_training_or_evaluation_uses(pictures, tmp_path):
     assert (len(train_set), len(val)) == (500, 200)
     names = {part.describe(i) for part in (train_set, val) for i in range(len(part))}
     assert len(names) == 700
-    with pytest.raises(DataError, match="holds no images out"):
+    with pytest.raises(DataError, match="has no held-out images"):
         open_part(DataConfig(data=str(pictures)), 3, "val")
     (pictures / "001.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"001\.png"):

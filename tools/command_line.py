@@ -19,12 +19,12 @@ def parse(
     options: Callable[[], str] = flags.FLAGS.main_module_help,
     positional: bool = False,
 ) -> list[str]:
-    """Parses a command line; answers --help, and ends on what it does not know.
+    """Parses a command line, with the program's name first; answers --help, refuses the unknown.
 
     From then on, characters that the terminal's encoding lacks are printed as escapes.
 
     Args:
-      argv: the command line with the program's name first.
+      argv: the command line.
       about: what the program does, for --help.
       options: describes the flags, for --help.
       positional: whether there may be arguments beside the flags.

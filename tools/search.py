@@ -65,7 +65,7 @@ def _search() -> None:
     queries = embed_queries(model, wanted, gallery)
     results = search(queries, gallery, _NUM_RESULTS.value)
     size = len(gallery.pictures)
-    page = write_page(_OUTPUT.value, results, files.name, size, name)
+    limits = write_page(_OUTPUT.value, results, files.name, size, name)
     for result in results:
         print(result.query.label)
         for rank, match in enumerate(result.matches, start=1):
@@ -76,7 +76,7 @@ def _search() -> None:
         f"{size} pictures, {gallery.num_new} of them embedded now; the embeddings are kept in "
         f"{printable(str(gallery.cache))}"
     )
-    print(f"{printable(str(page.path))} written. {page.limits}".rstrip(), flush=True)
+    print(f"{printable(_OUTPUT.value)} written. {limits}".rstrip(), flush=True)
 
 
 def _model():

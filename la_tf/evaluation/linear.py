@@ -71,11 +71,11 @@ def _flat(tensor: tf.Tensor) -> tf.Tensor:
 
 
 class Readouts(tf.Module):
-    """One dense layer to the classes on each of several features.
+    """One dense layer to the classes, from zero weights, on each of several frozen features.
 
     Attributes:
-      features: images [B, S, S, 3] -> {name: [B, F]}; frozen.
-      dense: name -> the readout. They start at zero: their problem is convex.
+      features: images [B, S, S, 3] -> {name: [B, F]}.
+      dense: name -> the readout. Their problem is convex, so that they can start at zero.
     """
 
     def __init__(self, features: tf.keras.Model, num_classes: int):
@@ -149,15 +149,11 @@ def ten_crop_accuracy(
 ) -> dict[str, float]:
     """Share of held-out images whose class has the largest mean softmax over their crops.
 
-    Args:
-      readouts: trained.
-      heldout: labelled images.
-      image_size: S, pixels.
-      flip: ten crops, or the five that are not mirrored.
-      batch_size: images, not crops, at once.
+    There are ten crops of S = `image_size` pixels, or without `flip` the five that are not
+    mirrored. A batch is counted in images.
 
     Returns:
-      name -> accuracy.
+      {name of the readout: accuracy}.
     """
 
     @tf.function(reduce_retracing=True)

@@ -28,10 +28,10 @@ SAVE_SECONDS = 60.0  # what a kill can cost at most
 
 
 class ReadoutTraining:
-    """One training of readouts, which goes on where an earlier process stopped.
+    """One training of readouts, which continues where an earlier process stopped.
 
-    Everything is a function of the step: the batches are, and weights, momentum and step are saved
-    together. A resumed training ends with the readouts of an uninterrupted one.
+    Batches are a function of the step; weights, momentum and step are saved together. So a resumed
+    training ends with the readouts of an uninterrupted one.
     """
 
     def __init__(
@@ -50,10 +50,9 @@ class ReadoutTraining:
           features: frozen, see `linear.layer_features`.
           train_set: labelled images.
           config: schedule, crops and seed.
-          folder: for the state while training, and for no other training than this one; `forget`
-            removes it.
-          say: takes a line an epoch.
-          save_seconds: seconds between two savings.
+          folder: for the state of this training alone; `forget` removes it.
+          say: takes a line per epoch.
+          save_seconds: how often the state is saved.
 
         Raises:
           DataError: fewer images than one batch.
@@ -92,7 +91,7 @@ class ReadoutTraining:
 
     @property
     def seconds(self) -> float:
-        """Time spent training, in all processes together; lost steps not counted."""
+        """Time spent training, over all processes, without steps that were lost."""
         return float(self._seconds.numpy())
 
     def _restore(self) -> None:
@@ -103,7 +102,7 @@ class ReadoutTraining:
             self.say(f"readouts: going on after step {self.step} of {self.total_steps}.")
 
     def run(self) -> None:
-        """Trains what is left.
+        """Trains to the last step.
 
         Raises:
           RunError: the loss is not finite.
@@ -137,7 +136,7 @@ class ReadoutTraining:
         return accuracy
 
     def forget(self) -> None:
-        """Removes the state; call it when the result is safe."""
+        """Removes the saved state; call it when the result is safe."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _report(self, epoch: int, losses: list[dict[str, tf.Tensor]]) -> None:

@@ -45,15 +45,12 @@ Line = dict[str, Any]
 
 
 def comparison(run_dirs: Iterable[str]) -> list[Line]:
-    """The lines of several runs, then the paper's rows for their networks.
+    """The lines of several runs, finished or not, then the paper's rows for their networks.
 
     A run has a line for each data set, row and step that it was evaluated on; without any
     evaluation it has one, with the last kNN accuracy of its training. Evaluations on the images of
     training are followed by the paper's ImageNet rows (Table 1), others by its Places rows (Table
     2 there and in the supplement).
-
-    Args:
-      run_dirs: as `tools/train.py` made them, finished or not.
 
     Raises:
       RunError: some are no runs, or cannot be read; a line for each says why.
@@ -78,16 +75,10 @@ def comparison(run_dirs: Iterable[str]) -> list[Line]:
 
 
 def hours(timing: list[Record], config: Config, steps_per_epoch: int, step: int) -> float:
-    """Hours of training up to a step: steps, with waiting for data, and clustering.
+    """Hours of training up to a step by timing.jsonl: steps, waiting for data, and clustering.
 
     Work repeated after a stop counts each time. After a kill this is exact to a logging interval:
     the log does not say at which step a run was killed, nor at which it resumed.
-
-    Args:
-      timing: records of timing.jsonl.
-      config: of the run.
-      steps_per_epoch: steps of one epoch.
-      step: the last one that counts.
     """
     every, seconds = config.report.log_every_steps, 0.0
     for record in timing:

@@ -45,15 +45,10 @@ class Table:
 def milestone_rows(
     records: Sequence[Record], warm_start_steps: int, total_steps: int
 ) -> tuple[list[Row], str]:
-    """Held-out kNN from a run's records.
+    """Held-out kNN from a run's records in metrics.jsonl.
 
     At the milestones, where the run has them; else against the memory bank at the ends of the two
     phases.
-
-    Args:
-      records: of metrics.jsonl.
-      warm_start_steps: steps of instance recognition.
-      total_steps: steps of the whole run.
 
     Returns:
       Rows of (name, accuracy at K = 200, at K = 1), and what was searched, in words.
@@ -82,15 +77,11 @@ def result_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
 
 
 def result_table(evaluations: Sequence[Evaluation], data: str) -> Table:
-    """The paper's rows for the network, then ours, for one data set.
+    """The paper's rows for the network of a run, then its own, for one data set.
 
     Beside images that the network was trained on stand the paper's ImageNet numbers (Table 1),
     beside others its Places numbers (Table 2 there and in the supplement). Columns without any
     number are left out.
-
-    Args:
-      evaluations: of one run.
-      data: the name of a data set that it was evaluated on.
     """
     ours = [e for e in evaluations if e.data == data]
     transfer = any(e.transfer for e in ours)

@@ -29,32 +29,22 @@ Stamp = tuple[int, int]  # size in bytes, time of the last change in ns
 
 
 def default_cache_dir() -> pathlib.Path:
-    """Where caches are unless somebody says otherwise: the system's place for such files."""
+    """Where caches are by default: the system's place for such files."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return pathlib.Path(base) / "la_tf" / "search"
 
 
 def cache_file(cache_dir: pathlib.Path, folder: str, model: dict[str, Any]) -> pathlib.Path:
-    """The file that holds the embeddings of one folder by one model.
-
-    Args:
-      cache_dir: where caches are.
-      folder: of the pictures.
-      model: the identity of an `EmbeddingModel`.
-    """
+    """The file with a folder's embeddings by the model of this identity, see `EmbeddingModel`."""
     key = json.dumps([_FORMAT, os.path.realpath(folder), model], sort_keys=True)
     return cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.sqlite"
 
 
 class EmbeddingCache:
-    """Embeddings by the name of their file, each as long as the file stays as it is.
-
-    Attributes:
-      path: of the SQLite file.
-    """
+    """Embeddings by the name of their file, valid while the file stays as it is."""
 
     def __init__(self, path: pathlib.Path, say: Callable[[str], None]):
-        """Opens a cache, or begins one; `say` takes a sentence if it was damaged.
+        """Opens or makes the SQLite file; `say` takes a sentence if it was damaged.
 
         Raises:
           EmbeddingError: the file can be neither used nor replaced.
@@ -74,17 +64,14 @@ class EmbeddingCache:
                 self._connection, self._entries = _open(path)
 
     def get(self, name: bytes, stamp: Stamp) -> np.ndarray | None:
-        """The embedding [D] of a file that is as it was when the cache was opened, or None."""
+        """The embedding [D] of a file that has not changed since, or None."""
         kept = self._entries.get(name)
         return np.frombuffer(kept[1], "<f4") if kept and kept[0] == stamp else None
 
     def add(self, names: Sequence[bytes], stamps: Sequence[Stamp], vectors: np.ndarray) -> None:
-        """Keeps embeddings: all of them at once, or none if it is interrupted.
+        """Stores embeddings [R, D] of files: all of them, or none if it is interrupted.
 
-        Args:
-          names: of R files.
-          stamps: of the files, from before they were read.
-          vectors: [R, D].
+        The stamps are to be from before the files were read.
 
         Raises:
           EmbeddingError: the disk is full or cannot be written.
@@ -128,7 +115,7 @@ def _open(path: pathlib.Path) -> tuple[sqlite3.Connection, dict[bytes, tuple[Sta
     """A connection, and all that the file holds.
 
     Raises:
-      sqlite3.DatabaseError: the file is damaged, or as OperationalError, cannot be used.
+      sqlite3.DatabaseError: the file is damaged; as OperationalError, it cannot be used.
     """
     connection = sqlite3.connect(path, timeout=_PATIENCE)
     try:
