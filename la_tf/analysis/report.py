@@ -56,7 +56,7 @@ def write_report(
       The report's path.
 
     Raises:
-      UserError: the run or the images cannot be used, or the report cannot be written.
+      ConfigError, UserError: run or images cannot be used, or the report cannot be written.
     """
     run = load_run(run_dir)
     compared = [load_run(other) for other in others]

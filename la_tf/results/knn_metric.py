@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class KNNMetric:
-    """Held-out accuracy by votes of the k nearest rows (section 4.2); `column` is its name in tables."""
+    """Held-out accuracy by votes of the k nearest rows (section 4.2), and its name in tables."""
 
     k: int
     column: str
