@@ -9,8 +9,8 @@ plain Faiss. input: beside Pillow in worker processes. train: whole steps, besid
 scaling: 1, 2 and 4 logical devices, and a calculation for more images. serve: over HTTP, beside the
 SavedModel called in process.
 
-Give it the machine to itself. What to read is the ratio: a row and its floor are timed in turns, so
-that a slow moment falls on both.
+Run nothing else meanwhile. Compare the ratios: a row and its floor are timed in turns, so that a
+slow moment affects both.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ quiet.quiet()
 _PARTS = ("step", "clustering", "input", "train", "scaling", "serve")
 
 _PART = flags.DEFINE_list("part", ["step"], f"What to time, of {', '.join(_PARTS)}.")
-_REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Rounds that count.", lower_bound=1)
+_REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Rounds that are timed.", lower_bound=1)
 _SIZES = flags.DEFINE_list(
     "sizes", ["50000", "200000", "1281167"], "step and train: N, images of the bank."
 )

@@ -1,4 +1,4 @@
-"""What the tools' command lines have in common: --help, and one sentence for what is wrong."""
+"""What all tools share: parsing, --help, and one sentence for an error."""
 
 import contextlib
 import sys
@@ -57,7 +57,7 @@ def fail(sentence: str) -> NoReturn:
 def failures_explained(
     *others: type[Exception], again: str = "goes on from there"
 ) -> Iterator[None]:
-    """Ends the program with a sentence where a person can put right what has failed, or on Ctrl-C.
+    """Ends the program with one sentence on an error that a person can put right, or on Ctrl-C.
 
     Args:
       *others: exceptions with such messages beside `ConfigError` and `UserError`.

@@ -2,7 +2,7 @@
 
   python tools/compare.py RUN RUN ... --format=csv --output=FILE
 
-Runs may be unfinished. It reads their JSON files alone, and takes a second.
+Runs may be unfinished. Only their JSON files are read, which takes a second.
 """
 
 import pathlib
@@ -19,7 +19,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "File to write instead of printing
 
 
 def main() -> None:
-    """Prints or writes the table; nothing of it if a run cannot be read."""
+    """Prints or writes the table; neither if a run cannot be read."""
     run_dirs = command_line.parse(sys.argv, __doc__, positional=True)
     if not run_dirs:
         command_line.fail("name one or more run directories.")
@@ -28,11 +28,8 @@ def main() -> None:
     text = format_csv(lines) if _FORMAT.value == "csv" else format_markdown(lines)
     if _OUTPUT.value is None:
         print(text, end="")
-    else:
-        _write(pathlib.Path(_OUTPUT.value).expanduser(), text)
-
-
-def _write(path: pathlib.Path, text: str) -> None:
+        return
+    path = pathlib.Path(_OUTPUT.value).expanduser()
     try:
         replace_file(path, text.encode())
     except OSError as error:

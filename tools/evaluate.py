@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def _checked_flags() -> tuple[int, ...]:
-    """Ends the program on flags that do not fit together; returns the epochs of the drops."""
+    """Refuses flags that exclude each other; returns the epochs of the drops."""
     if not _PROTOCOL.value or set(_PROTOCOL.value) - {"knn", "linear"}:
         given = ",".join(_PROTOCOL.value)
         command_line.fail(f"--protocol={given} must be knn, linear, or knn,linear.")

@@ -5,8 +5,8 @@
 
 FOLDER is any folder of JPEG, PNG, GIF or BMP files; it needs no labels and no order. It is embedded
 once: the embeddings are kept in --cache_dir, and a later search embeds only files that are new or
-have another size or time of change. Stopped half-way, the same command goes on. A query that lies
-in the gallery does not find itself. Similarities are cosines, 1 at most; the search is exact.
+have another size or time of change. After a stop, the same command continues. A query that lies in
+the gallery does not find itself. Similarities are cosines, 1 at most; the search is exact.
 """
 
 import os
@@ -60,11 +60,12 @@ def _search() -> None:
 
     require_output(_OUTPUT.value)
     files, wanted = PictureFiles(_GALLERY.value), PictureFiles(_QUERY.value)
-    model, name = _model()
+    model = _model()
     gallery = open_gallery(model, files, _CACHE_DIR.value)
     queries = embed_queries(model, wanted, gallery)
     results = search(queries, gallery, _NUM_RESULTS.value)
     size = len(gallery.pictures)
+    name = _RUN_DIR.value or _EXPORT_DIR.value
     limits = write_page(_OUTPUT.value, results, files.name, size, name)
     for result in results:
         print(result.query.label)
@@ -80,13 +81,13 @@ def _search() -> None:
 
 
 def _model():
-    """The model that the flags name, and its name for people."""
+    """The model that the flags name."""
     from la_tf.embedding.embedding_model import export_model, run_model
     from la_tf.runs.trained_run import load_run
 
     if _RUN_DIR.value is not None:
-        return run_model(load_run(_RUN_DIR.value)), _RUN_DIR.value
-    return export_model(_EXPORT_DIR.value), _EXPORT_DIR.value
+        return run_model(load_run(_RUN_DIR.value))
+    return export_model(_EXPORT_DIR.value)
 
 
 if __name__ == "__main__":

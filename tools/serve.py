@@ -66,7 +66,7 @@ _MAX_REQUEST_MB = flags.DEFINE_float(
     upper_bound=1000,
 )
 for _flag in (_BATCH_WAIT_MS, _MAX_QUEUE_MB, _MAX_MEGAPIXELS, _MAX_REQUEST_MB):
-    # No bound keeps NaN out.
+    # NaN is within all bounds.
     flags.register_validator(_flag, math.isfinite, "give a number")
 
 
@@ -90,8 +90,7 @@ def main() -> None:
     with command_line.failures_explained(again="starts anew"):
         model = load_model(_EXPORT_DIR.value)
         serve(Api(model, _MODEL_NAME.value, limits), _HOST.value, _PORT.value, _ready)
-    # The interpreter would wait for a picture that is still being decoded, however long it takes;
-    # everybody who asked has been answered, or told that the server ends.
+    # All requests have been answered. A normal exit would wait for pictures still being decoded.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -139,7 +139,7 @@ def _with_pictures(
     rows: list[np.ndarray],
     gap: float,
 ) -> list[plots.MapClass]:
-    """Classes of one panel, with the pictures that have room in it."""
+    """Classes of one panel, with pictures that do not overlap."""
     shown = spread_out(np.concatenate(points), gap, PICTURES)
     starts = np.cumsum([0] + [len(of_class) for of_class in points])
     classes = []

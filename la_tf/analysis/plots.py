@@ -79,7 +79,7 @@ def _in_percent(value: float, position: int) -> str:
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    # Attributes that matplotlib writes can be matched, and so be given another colour in the dark.
+    # matplotlib writes colours as attributes, which a style sheet can match and replace.
     rules = "".join(
         f'[style*="{what}: {light}"]{{{what}:{dark} !important}}'
         for light, dark in DARK.items()
@@ -136,7 +136,7 @@ class Panel:
       curves: none of them empty.
       levels: value -> what a horizontal line at it means.
       share: whether the values are shares, between 0 and 1.
-      log: whether the axis becomes logarithmic where the values differ by more than a factor of 2.
+      log: whether the axis is logarithmic where values differ by more than a factor of 2.
     """
 
     name: str

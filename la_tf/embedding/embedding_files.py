@@ -79,8 +79,8 @@ def write_embeddings(model: EmbeddingModel, source: Source, output_dir: str) -> 
             return _write(model, source, folder, identity)
     except OSError as error:
         raise EmbeddingError(
-            f"{folder} cannot be written: {error.strerror or error}. Saved rows are kept; put "
-            "that right and start the same command again."
+            f"{folder} cannot be written: {error.strerror or error}. Saved rows are kept; fix "
+            "that and start the same command again."
         ) from error
 
 

@@ -44,7 +44,7 @@ def run_model(run: TrainedRun) -> EmbeddingModel:
     """The network of a run directory, in float32 on centre views."""
     side = run.config.data.image_size
 
-    # One graph for every batch, the last and smaller one too.
+    # One graph for all batches, also for the smaller last one.
     @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32)])
     def embed(views: tf.Tensor) -> tf.Tensor:
         return run.network(views, training=False)
@@ -85,7 +85,7 @@ def export_model(directory: str) -> EmbeddingModel:
         signature = loaded.signatures["serving_default"]
         fits = "image_bytes" in signature.structured_input_signature[1]
         fits = fits and "embedding" in signature.structured_outputs
-    except Exception as error:  # a damaged file can break TensorFlow's readers in many ways
+    except Exception as error:  # TensorFlow fails in many ways on damaged files
         raise EmbeddingError(
             f"the SavedModel {folder} cannot be loaded ({first_line(error)}): export it again."
         ) from error

@@ -55,7 +55,7 @@ def layer_features(network: tf.keras.Model) -> tf.keras.Model:
 
 
 def pixel_features(image_size: int) -> tf.keras.Model:
-    """Images [B, S, S, 3] -> {'pixels': [B, F]}: what a readout reaches without any network."""
+    """Images [B, S, S, 3] -> {'pixels': [B, F]}: a baseline without a network."""
     images = tf.keras.Input((image_size, image_size, 3))
     return tf.keras.Model(images, {"pixels": _flat(images)}, name="pixel_features")
 
@@ -91,7 +91,7 @@ class Readouts(tf.Module):
 
     @property
     def weights(self) -> list[tf.Variable]:
-        """What is trained: kernels and biases of the readouts, nothing of the network."""
+        """The kernels and biases of the readouts, which alone are trained."""
         return [weight for layer in self.dense.values() for weight in layer.trainable_weights]
 
     def losses(self, features: dict[str, tf.Tensor], labels: tf.Tensor) -> dict[str, tf.Tensor]:

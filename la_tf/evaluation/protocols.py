@@ -166,9 +166,9 @@ def linear(task: Task, row: str, config: ReadoutConfig) -> Evaluation:
     done = find_evaluation(run.path, blank)
     unfinished = run.path / FOLDER / f"{blank.key}.unfinished"
     if done is not None:
-        # A kill may have come between the result and this.
+        # Left by a kill right after the result was written.
         shutil.rmtree(unfinished, ignore_errors=True)
-        task.say(f"readouts of {row} on {task.name}: trained before, not repeated.")
+        task.say(f"readouts of {row} on {task.name}: trained before, not trained again.")
         return done
     if row == RAW_PIXELS:
         features = pixel_features(run.config.data.image_size)
@@ -206,7 +206,7 @@ def _settings(config: ReadoutConfig, num_examples: int) -> dict:
 
 
 def default_crop(task: Task) -> str:
-    """The crop of supplement B.1: by the network, and by whether these are its own images."""
+    """The random crop of supplement B.1, which depends on the network and the images."""
     if task.run.config.network.network == "alexnet" or not task.in_bank:
         return "margin"
     return "area"

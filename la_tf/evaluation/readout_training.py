@@ -1,4 +1,4 @@
-"""Trains linear readouts: the loop, its position, and the way back after a kill."""
+"""Trains linear readouts, and resumes their training after a kill."""
 
 import pathlib
 import shutil
@@ -24,7 +24,7 @@ from la_tf.evaluation.linear import ReadoutConfig, Readouts, ten_crop_accuracy, 
 from la_tf.schedules import learning_rate
 
 CROPS = {"margin": margin_crop_view, "area": area_crop_view}
-SAVE_SECONDS = 60.0  # what a kill can cost at most
+SAVE_SECONDS = 60.0  # the most that a kill can cost
 
 
 class ReadoutTraining:
@@ -99,7 +99,7 @@ class ReadoutTraining:
             self._manager.checkpoint.restore(
                 self._manager.latest_checkpoint
             ).assert_existing_objects_matched()
-            self.say(f"readouts: going on after step {self.step} of {self.total_steps}.")
+            self.say(f"readouts: continuing after step {self.step} of {self.total_steps}.")
 
     def run(self) -> None:
         """Trains to the last step.
@@ -149,7 +149,7 @@ class ReadoutTraining:
 
     @tf.function
     def _train_on(self, indices: tf.Tensor, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        # int64, which a GPU holds: int32 would be copied there, all N, in every step.
+        # int64, which stays on a GPU: as int32, all N would be copied there in every step.
         labels = tf.constant(self.train_set.labels, tf.int64)
 
         def replica_step(indices, inputs):

@@ -1,7 +1,7 @@
 """Embeddings of a folder kept from one search to the next, in an SQLite file.
 
-SQLite brings what a cache needs: an update is there whole or not at all, also after a kill, and
-two processes may use the same file.
+SQLite has what a cache needs: an update is complete or has no effect, even after a kill, and two
+processes may use the same file.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ import numpy as np
 from la_tf.embedding.embedding_model import EmbeddingError
 from la_tf.errors import first_line
 
-_FORMAT = 1  # part of the file's name: another one starts anew
+_FORMAT = 1  # is part of the name of the file
 _TABLE = """CREATE TABLE IF NOT EXISTS pictures (
   name BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, vector BLOB, checksum INTEGER
 ) WITHOUT ROWID"""
-_PATIENCE = 30  # seconds to wait for another process that writes
+_LOCK_TIMEOUT = 30  # seconds to wait for another process that writes
 
 Stamp = tuple[int, int]  # size in bytes, time of the last change in ns
 
@@ -54,12 +54,14 @@ class EmbeddingCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._connection, self._entries = _open(path)
-            except sqlite3.OperationalError:  # not the content: no place, no permission, in use
+            except sqlite3.OperationalError:  # the disk is full, access is denied, or it is in use
                 raise
             except sqlite3.DatabaseError as error:
-                say(f"the cache {path} is damaged ({first_line(error)}) and made anew.")
+                say(
+                    f"the cache {path} is damaged ({first_line(error)}) and is replaced."
+                )
                 path.unlink()
-                # What a killed process left there would be written into the new file.
+                # SQLite would apply the journal of a killed process to the new file.
                 path.with_name(path.name + "-journal").unlink(missing_ok=True)
                 self._connection, self._entries = _open(path)
 
@@ -69,7 +71,7 @@ class EmbeddingCache:
         return np.frombuffer(kept[1], "<f4") if kept and kept[0] == stamp else None
 
     def add(self, names: Sequence[bytes], stamps: Sequence[Stamp], vectors: np.ndarray) -> None:
-        """Stores embeddings [R, D] of files: all of them, or none if it is interrupted.
+        """Stores embeddings [R, D] of files: all of them, or none if interrupted.
 
         The stamps are to be from before the files were read.
 
@@ -106,7 +108,7 @@ class EmbeddingCache:
         except (OSError, sqlite3.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else first_line(error)
             raise EmbeddingError(
-                f"the cache {self.path} cannot be used ({reason}): mend that, remove the file, or "
+                f"the cache {self.path} cannot be used ({reason}): fix that, remove the file, or "
                 "name another folder with --cache_dir."
             ) from error
 
@@ -117,9 +119,9 @@ def _open(path: pathlib.Path) -> tuple[sqlite3.Connection, dict[bytes, tuple[Sta
     Raises:
       sqlite3.DatabaseError: the file is damaged; as OperationalError, it cannot be used.
     """
-    connection = sqlite3.connect(path, timeout=_PATIENCE)
+    connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT)
     try:
-        connection.text_factory = bytes  # in a damaged file, what is typed as text may not be UTF-8
+        connection.text_factory = bytes  # text in a damaged file may not be UTF-8
         with connection:
             connection.execute(_TABLE)
         entries = {}

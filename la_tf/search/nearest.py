@@ -35,7 +35,7 @@ def search(queries: EmbeddedFiles, gallery: EmbeddedFiles, num_results: int) -> 
     for row, picture in enumerate(gallery.pictures):
         rows_of[picture.file].add(row)
     own = [rows_of.get(query.file, set()) for query in queries.pictures]
-    # Enough to fill the places of those that are left out.
+    # More than asked for, to make up for those that are left out.
     count = min(num_results + max(map(len, own)), len(gallery.pictures))
     found = nearest(queries.vectors, gallery.vectors, count)
     results = []

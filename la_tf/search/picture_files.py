@@ -1,4 +1,4 @@
-"""Picture files: those below a folder, or one by itself."""
+"""The picture files of a folder, or a single one."""
 
 import os
 import pathlib
