@@ -83,37 +83,39 @@ def mds_part(images: RunImages, queries: EmbeddedImages, found: Classified) -> P
       Unavailable: there are fewer than six classes, or the embeddings have collapsed.
     """
     labels, names = images.train.labels, images.train.class_names
-    classes = np.arange(len(names))
+    truth, classes = queries.source.labels, np.arange(len(names))
     # A class's accuracy is its recall; not a number for a class without images.
     accuracies = recall_score(
-        *(queries.source.labels, found.predicted),
-        labels=classes,
-        average=None,
-        zero_division=np.nan,
+        truth, found.predicted, labels=classes, average=None, zero_division=np.nan
     )
     accuracies[~np.isin(classes, labels)] = np.nan
     halves = extreme_classes(accuracies, CLASSES)
-    rows = {
-        c: _of_class(labels, c, images.run.config.schedule.seed) for c in np.concatenate(halves)
-    }
-    points, stress = planar_map(images.embed(images.train, np.concatenate(list(rows.values()))))
-    ends = np.cumsum([len(of_class) for of_class in rows.values()])
-    points_of = dict(zip(rows, np.split(points, ends[:-1]), strict=True))
+    seed = images.run.config.schedule.seed
+    rows = np.concatenate([_of_class(labels, c, seed) for c in np.concatenate(halves)])
+    points, stress = planar_map(images.embed(images.train, rows))
     low, high = points.min(axis=0), points.max(axis=0)
     side = 1.15 * float((high - low).max())
     limits = (low + high)[:, np.newaxis] / 2 + [-side / 2, side / 2]
     drawn = []
     for kind, half in zip(("high", "low"), halves, strict=True):
-        classes = _with_pictures(
-            images,
-            [f"{names[c]} ({accuracies[c]:.0%})" for c in half],
-            [points_of[c] for c in half],
-            [rows[c] for c in half],
-            gap=PICTURE_SIDE * side,
-        )
+        in_half = np.flatnonzero(np.isin(labels[rows], half))
+        pictured = in_half[spread_out(points[in_half], PICTURE_SIDE * side, PICTURES)]
+        shown = images.pictures(images.train, rows[pictured])
+        mapped = [
+            plots.MapClass(
+                f"{names[c]} ({accuracies[c]:.0%})",
+                points[labels[rows] == c],
+                [
+                    (points[i], picture)
+                    for i, picture in zip(pictured, shown, strict=True)
+                    if labels[rows[i]] == c
+                ],
+            )
+            for c in half
+        ]
         title = f"Classes of {kind} accuracy"
-        alt = f"{title}, as points in the plane: {', '.join(c.label for c in classes)}."
-        drawn.append(Plot(f"mds-{kind}", plots.planar_map(title, classes, limits), alt))
+        alt = f"{title}, as points in the plane: {', '.join(c.label for c in mapped)}."
+        drawn.append(Plot(f"mds-{kind}", plots.planar_map(title, mapped, limits), alt))
     return Part(
         f"Up to {IMAGES_PER_CLASS} training images, drawn at random, of each of the {CLASSES} "
         f"classes with the highest and the {CLASSES} with the lowest held-out accuracy (in "
@@ -130,21 +132,3 @@ def _of_class(labels: np.ndarray, number: int, seed: int) -> np.ndarray:
     """Numbers of up to `IMAGES_PER_CLASS` images of a class."""
     rows = np.flatnonzero(labels == number)
     return rows[sample_rows(len(rows), IMAGES_PER_CLASS, seed, stream=int(number))]
-
-
-def _with_pictures(
-    images: RunImages,
-    names: list[str],
-    points: list[np.ndarray],
-    rows: list[np.ndarray],
-    gap: float,
-) -> list[plots.MapClass]:
-    """Classes of one panel, with pictures that do not overlap."""
-    shown = spread_out(np.concatenate(points), gap, PICTURES)
-    starts = np.cumsum([0] + [len(of_class) for of_class in points])
-    classes = []
-    for i, name in enumerate(names):
-        pictured = shown[(starts[i] <= shown) & (shown < starts[i + 1])] - starts[i]
-        pictures = images.pictures(images.train, rows[i][pictured]) if len(pictured) else ()
-        classes.append(plots.MapClass(name, points[i], pictured, pictures))
-    return classes

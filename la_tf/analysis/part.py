@@ -1,6 +1,7 @@
 """The parts of a report: drawings, and strips of pictures."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +19,7 @@ class Plot:
     alt: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """A picture with its class, and how it compares with the query."""
 
     picture: np.ndarray  # uint8 [S, S, 3]

@@ -202,12 +202,11 @@ def _scale(axes: Axes, panel: Panel) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class MapClass:
-    """One class on a map: points [P, 2], and the numbers of those that are shown as pictures."""
+    """One class on a map: points [P, 2], and pictures uint8 [S, S, 3] at some of them."""
 
     label: str
     points: np.ndarray
-    pictured: np.ndarray
-    pictures: Sequence[np.ndarray]
+    pictures: Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 @_drawn
@@ -228,12 +227,10 @@ def planar_map(title: str, classes: Sequence[MapClass], limits: np.ndarray) -> s
             label=of_class.label,
         )
     for i, of_class in enumerate(classes):
-        for number, picture in zip(of_class.pictured, of_class.pictures, strict=True):
+        for point, picture in of_class.pictures:
             image = OffsetImage(picture, zoom=26 / len(picture), interpolation="nearest")
             frame = {"edgecolor": COLOURS[i], "linewidth": 1.6}
-            axes.add_artist(
-                AnnotationBbox(image, of_class.points[number], pad=0.06, bboxprops=frame)
-            )
+            axes.add_artist(AnnotationBbox(image, point, pad=0.06, bboxprops=frame))
     axes.set(title=title, xlim=limits[0], ylim=limits[1], aspect="equal", xticks=[], yticks=[])
     for side in ("top", "right"):
         axes.spines[side].set_visible(True)

@@ -141,33 +141,24 @@ def _strips(
     similarities: np.ndarray,
 ) -> tuple[Strip, ...]:
     """A strip for each of `rows`, with neighbours and similarities [R, n]."""
-    if not len(rows):
-        return ()
-    pictures = images.pictures(source, rows)
-    found = images.pictures(gallery, neighbours.ravel())
-    found = found.reshape(*neighbours.shape, *found.shape[1:])
-    query_names, names = _names(source, rows), _names(gallery, neighbours.ravel())
-    names = np.reshape(names, neighbours.shape)
-    compared = source.labels is not None and gallery.labels is not None
-    return tuple(
-        Strip(
-            words[i],
-            Tile(pictures[i], query_names[i]),
-            tuple(
-                Tile(
-                    found[i, j],
-                    str(names[i, j]),
-                    float(similarities[i, j]),
-                    bool(names[i, j] == query_names[i]) if compared else None,
-                )
-                for j in range(neighbours.shape[1])
-            ),
+    known = source.labels is not None and gallery.labels is not None
+    found = _tiles(images, gallery, neighbours.ravel())
+    strips = []
+    for i, query in enumerate(_tiles(images, source, rows)):
+        tiles = found[i * neighbours.shape[1] :]
+        compared = tuple(
+            tile._replace(similarity=similarity, same=tile.name == query.name if known else None)
+            for tile, similarity in zip(tiles, similarities[i].tolist(), strict=False)
         )
-        for i in range(len(rows))
-    )
+        strips.append(Strip(words[i], query, compared))
+    return tuple(strips)
 
 
-def _names(source: Source, rows: np.ndarray) -> list[str]:
-    if source.labels is None:
-        return [""] * len(rows)
-    return [source.class_names[label] for label in source.labels[rows]]
+def _tiles(images: RunImages, source: Source, rows: np.ndarray) -> list[Tile]:
+    """Images with their classes."""
+    if not len(rows):
+        return []
+    names = [""] * len(rows)
+    if source.labels is not None:
+        names = [source.class_names[label] for label in source.labels[rows]]
+    return list(map(Tile, images.pictures(source, rows), names))

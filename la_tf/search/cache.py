@@ -57,9 +57,7 @@ class EmbeddingCache:
             except sqlite3.OperationalError:  # the disk is full, access is denied, or it is in use
                 raise
             except sqlite3.DatabaseError as error:
-                say(
-                    f"the cache {path} is damaged ({first_line(error)}) and is replaced."
-                )
+                say(f"the cache {path} is damaged ({first_line(error)}) and is replaced.")
                 path.unlink()
                 # SQLite would apply the journal of a killed process to the new file.
                 path.with_name(path.name + "-journal").unlink(missing_ok=True)
