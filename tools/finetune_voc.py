@@ -88,11 +88,14 @@ def main() -> None:
     from detection.settings import Settings
     from detection.voc import VOCError
 
-    given = flags.FLAGS.flag_values_dict()
-    given["run_dir"] = given["run_dir"] or ""
-    given["output_dir"] = output_dir = _output_dir()
-    records_dir = pathlib.Path(_RECORDS_DIR.value or output_dir / "records")
-    given["records_dir"] = records_dir.expanduser()
+    output_dir = _output_dir()
+    records_dir = pathlib.Path(_RECORDS_DIR.value or output_dir / "records").expanduser()
+    given = flags.FLAGS.flag_values_dict() | {
+        "run_dir": _RUN_DIR.value or "",
+        "output_dir": output_dir,
+        "records_dir": records_dir,
+    }
+    # A flag has the name of the field that it sets.
     places, settings = (
         kind(**{field.name: given[field.name] for field in fields(kind)})
         for kind in (Places, Settings)

@@ -86,6 +86,7 @@ def main() -> None:
     from la_tf.serving.served_model import load_model
     from la_tf.serving.server import serve
 
+    # A flag has the name of the limit that it sets.
     limits = Limits(**{field.name: flags.FLAGS[field.name].value for field in fields(Limits)})
     with command_line.failures_explained(again="starts anew"):
         model = load_model(_EXPORT_DIR.value)

@@ -67,6 +67,11 @@ class Task:
         """The name of a row in results: 'trained' becomes IR or LA."""
         return self.run.objective if row == "trained" else row
 
+    def network(self, row: str) -> tf.keras.Model:
+        """The network of a row: the run's, or an untrained one."""
+        run = self.run
+        return run.network if row == run.objective else run.untrained_network()
+
     def evaluation(self, protocol: str, row: str, accuracy: dict, settings: dict, seconds: float):
         """An `Evaluation` of this task."""
         trained = row not in (RAW_PIXELS, UNTRAINED)
@@ -120,10 +125,7 @@ def knn(task: Task, row: str, gallery: str = "auto") -> Evaluation:
         raise DataError(
             f"the memory bank has no {row} rows for {task.train_set.name}: use --gallery=crops."
         )
-    if row == RAW_PIXELS:
-        embed = pixels
-    else:
-        embed = Embedder(run.network if row == run.objective else run.untrained_network())
+    embed = pixels if row == RAW_PIXELS else Embedder(task.network(row))
     queries = embed(_views(task, task.heldout))
     from_bank = in_bank and gallery != "crops"
     keys = run.bank if from_bank else embed(_views(task, task.train_set))
@@ -173,7 +175,7 @@ def linear(task: Task, row: str, config: ReadoutConfig) -> Evaluation:
     if row == RAW_PIXELS:
         features = pixel_features(run.config.data.image_size)
     else:
-        features = layer_features(run.network if row == run.objective else run.untrained_network())
+        features = layer_features(task.network(row))
     training = ReadoutTraining(
         features,
         task.train_set,
