@@ -76,7 +76,7 @@ def test_an_export_gives_what_its_run_gives(run_dir, output, tmp_path, folder):
 
 
 def test_the_table_says_what_each_vector_is_of(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding_files, "_ROWS_A_GROUP", 100)
+    monkeypatch.setattr(embedding_files, "_ROWS_PER_GROUP", 100)
     source = open_source("digits", "val")
     written = write_embeddings(run_model(run), source, str(tmp_path))
     table = pq.read_table(written.table)
