@@ -1,4 +1,4 @@
-"""The error of runs and what is made of them, and what other libraries' errors say."""
+"""Errors that a person can put right, and what other libraries' errors say."""
 
 import re
 
@@ -15,5 +15,9 @@ def first_line(error: BaseException) -> str:
     return _OPERATION.sub("", line).strip().rstrip(".") or type(error).__name__
 
 
-class RunError(RuntimeError):
+class UserError(Exception):
+    """What a person can put right; the message says what was found and what to do."""
+
+
+class RunError(UserError, RuntimeError):
     """A run directory that cannot be used; the message says why and what to do."""

@@ -20,7 +20,7 @@ from la_tf.errors import RunError
 from la_tf.evaluation.knn import clipped
 from la_tf.export.run import export_run
 from la_tf.resolve import check_bounds, resolve
-from la_tf.results.knn_table import Row, table_rows
+from la_tf.results.tables import Row, milestone_rows
 from la_tf.runs import processor, runtime
 from la_tf.runs.directory import RunDirectory, default_run_dir, require_space
 from la_tf.runs.health import expected_values
@@ -254,5 +254,5 @@ class _Run:
     def _finish(self) -> Result:
         saved_model = self._export(self.path / "export")
         records = read_log(self.path / "metrics.jsonl")
-        rows, gallery = table_rows(records, self.model.warm_start_steps, self.total_steps)
+        rows, gallery = milestone_rows(records, self.model.warm_start_steps, self.total_steps)
         return Result(self.path, saved_model, rows, gallery)

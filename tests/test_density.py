@@ -73,7 +73,7 @@ def test_figure_2_draws_every_run_and_says_its_means(unit_rows):
             mean = getattr(densities(bank), plot.name.removeprefix("density-")).mean()
             assert f"{name}: mean {mean:.3f}." in plot.alt
     # 200 images: 199 // 4 = 49, 1000 * 49 / 4096 = 11.96.
-    assert "one (IR): the nearest 11, and numbers 12 to 49, of 200 images." in part.caption
+    assert "one (IR): the nearest 11, and ranks 12 to 49, of 200 images." in part.caption
 
 
 def test_one_image_has_no_density():

@@ -76,7 +76,7 @@ def test_an_export_gives_what_its_run_gives(run_dir, output, tmp_path, folder):
 
 
 def test_the_table_says_what_each_vector_is_of(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding_files, "_ROWS_A_GROUP", 100)
+    monkeypatch.setattr(embedding_files, "_ROWS_PER_GROUP", 100)
     source = open_source("digits", "val")
     written = write_embeddings(run_model(run), source, str(tmp_path))
     table = pq.read_table(written.table)
@@ -331,7 +331,7 @@ def test_a_part_is_what_training_or_evaluation_uses(pictures, tmp_path):
     assert (len(train_set), len(val)) == (500, 200)
     names = {part.describe(i) for part in (train_set, val) for i in range(len(part))}
     assert len(names) == 700
-    with pytest.raises(DataError, match="holds no images out"):
+    with pytest.raises(DataError, match="has no held-out images"):
         open_part(DataConfig(data=str(pictures)), 3, "val")
     (pictures / "001.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"001\.png"):

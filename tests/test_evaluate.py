@@ -128,7 +128,7 @@ def test_finished_readouts_are_shown_and_not_trained_again(evaluated, run_tool):
     run_dir, stdout, flags = evaluated
     before = result(run_dir, "digits-linear-LA")
     code, again, _ = run_tool("evaluate", *flags)
-    assert code == 0 and again.count("trained before, not repeated") == 3
+    assert code == 0 and again.count("trained before, not trained again") == 3
     assert again.splitlines()[-10:] == stdout.splitlines()[-10:]
     assert result(run_dir, "digits-linear-LA") == before
 

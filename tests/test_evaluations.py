@@ -9,14 +9,12 @@ from la_tf.errors import RunError
 from la_tf.results.evaluations import (
     Evaluation,
     find_evaluation,
-    format_results,
-    gallery_note,
     read_evaluations,
     require_own_name,
-    result_table,
     write_evaluation,
 )
 from la_tf.results.paper_tables import ROWS as PAPER
+from la_tf.results.tables import milestone_table, result_table, result_tables
 
 KNN = Evaluation(
     protocol="knn",
@@ -68,13 +66,13 @@ def test_other_images_need_another_name(tmp_path):
     write_evaluation(tmp_path, KNN)
     require_own_name(tmp_path, "cifar10", "a-b")
     require_own_name(tmp_path, "cifar10.1", "a-c")
-    with pytest.raises(RunError, match=r"other images.*cifar10 too.*--name"):
+    with pytest.raises(RunError, match=r"other images under the name cifar10.*--name"):
         require_own_name(tmp_path, "cifar10", "a-c")
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", ".hidden", "a b", "-x"])
 def test_a_name_must_be_fit_for_a_file(tmp_path, name):
-    with pytest.raises(RunError, match="no name for a table"):
+    with pytest.raises(RunError, match="cannot name a data set"):
         require_own_name(tmp_path, name, "a-b")
 
 
@@ -98,9 +96,14 @@ def readouts(*values):
     return {f"conv{i}": value for i, value in enumerate(values, 1)}
 
 
+def values(table, name: str) -> dict[str, float]:
+    """The numbers of one row, without those that it lacks."""
+    return table.numbers.loc[name].dropna().to_dict()
+
+
 def test_the_table_has_the_papers_rows_then_ours():
-    rows = result_table([UNTRAINED, KNN, LINEAR], "cifar10")
-    assert [row.name for row in rows] == [
+    table = result_table([UNTRAINED, KNN, LINEAR], "cifar10")
+    assert list(table.numbers.index) == [
         "Random, alexnet, ImageNet (paper)",
         "IR, alexnet, ImageNet (paper)",
         "IR (with BN), alexnet, ImageNet (paper)",
@@ -109,21 +112,24 @@ def test_the_table_has_the_papers_rows_then_ours():
         "untrained",
         "LA",
     ]
-    assert [row.of_paper for row in rows] == [True] * 5 + [False] * 2
+    assert table.num_paper == 5
     # Table 1, typed again from the paper.
-    assert rows[4].values == {**readouts(18.7, 32.7, 38.1, 42.3, 42.4), "KNN": 38.1}
-    assert rows[0].values["KNN"] == 3.5 and "KNN" not in rows[3].values
-    ours = rows[-1].values
+    la = values(table, "LA, alexnet, ImageNet (paper)")
+    assert la == {**readouts(18.7, 32.7, 38.1, 42.3, 42.4), "KNN": 38.1}
+    assert values(table, "Random, alexnet, ImageNet (paper)")["KNN"] == 3.5
+    assert "KNN" not in values(table, "DC, alexnet, ImageNet (paper)")
+    ours = values(table, "LA")
     assert ours["conv3"] == pytest.approx(30.0) and ours["KNN K=1"] == pytest.approx(43.21)
 
 
 def test_beside_other_images_stand_the_places_numbers():
     transfer = dataclasses.replace(KNN, network="resnet50", data="sun18", transfer=True)
-    rows = result_table([transfer, LINEAR], "sun18")
-    la = next(row for row in rows if row.name == "LA, resnet50, Places (paper)")
+    first, table = result_tables([LINEAR, transfer])
+    assert first.caption == "cifar10: top-1 accuracy in percent."
+    la = values(table, "LA, resnet50, Places (paper)")
     # Table 2, and Table 2 of the supplement.
-    assert la.values == {**readouts(10.3, 26.4, 39.9, 47.2, 50.1), "KNN": 42.4}
-    assert rows[-1].values == {"KNN": 50.0, "KNN K=1": pytest.approx(43.21)}
+    assert la == {**readouts(10.3, 26.4, 39.9, 47.2, 50.1), "KNN": 42.4}
+    assert values(table, "LA") == {"KNN": 50.0, "KNN K=1": pytest.approx(43.21)}
 
 
 def test_an_unknown_row_is_damage_too(tmp_path):
@@ -132,40 +138,49 @@ def test_an_unknown_row_is_damage_too(tmp_path):
         read_evaluations(tmp_path)
 
 
-def test_steps_and_ways_have_lines_of_their_own():
+def test_each_step_and_setting_has_a_line():
     later = dataclasses.replace(LINEAR, step=900, epoch=9.0)
     crops = dataclasses.replace(KNN, settings=KNN.settings | {"gallery": "centre crops"})
-    rows = result_table([KNN, LINEAR, later, crops], "cifar10")[5:]
-    assert [row.name for row in rows] == [
+    table = result_table([KNN, LINEAR, later, crops], "cifar10")
+    assert list(table.numbers.index[5:]) == [
         "LA (epoch 7, memory bank)",
         "LA (epoch 7, centre crops)",
         "LA (epoch 9)",
     ]
-    assert "KNN" in rows[0].values and "conv1" in rows[0].values
-    assert "conv1" not in rows[1].values and "KNN" not in rows[2].values
+    assert {"KNN", "conv1"} <= set(values(table, "LA (epoch 7, memory bank)"))
+    assert "conv1" not in values(table, "LA (epoch 7, centre crops)")
+    assert "KNN" not in values(table, "LA (epoch 9)")
 
 
-def test_the_note_says_what_was_searched_and_how_many_voted():
+def test_the_caption_says_what_was_searched_and_how_many_voted():
     crops = dataclasses.replace(UNTRAINED, settings={"gallery": "centre crops", "k": [200, 1]})
-    note = gallery_note([crops, KNN, LINEAR], "cifar10")
-    assert note == "KNN is K = 200, and searches centre crops (untrained) and memory bank (LA)."
+    assert result_table([crops, KNN, LINEAR], "cifar10").caption == (
+        "cifar10: top-1 accuracy in percent. KNN is K = 200, and searches centre crops (untrained) "
+        "and memory bank (LA)."
+    )
     few = dataclasses.replace(KNN, settings=KNN.settings | {"k": [30, 1]})
-    assert gallery_note([few], "cifar10").endswith("fewer than 200, so all of them vote.")
-    assert gallery_note([LINEAR], "cifar10") == ""
+    caption = result_table([few], "cifar10").caption
+    assert caption.endswith("fewer than 200 images, so all of them vote.")
 
 
 def test_a_network_of_our_own_stands_beside_its_closest_relative():
     small = dataclasses.replace(KNN, network="smallnet")
-    names = [row.name for row in result_table([small], "cifar10")]
-    assert "LA, alexnet, ImageNet (paper)" in names
+    assert "LA, alexnet, ImageNet (paper)" in result_table([small], "cifar10").numbers.index
 
 
 def test_the_text_has_the_columns_that_have_numbers():
-    text = format_results(result_table([KNN], "cifar10"))
-    head, *_, last = text.splitlines()
+    _, _, head, *_, last = str(result_table([KNN], "cifar10")).splitlines()
     assert head.split() == ["conv1", "conv2", "conv3", "conv4", "conv5", "KNN", "KNN", "K=1"]
     assert last.split() == ["LA", "-", "-", "-", "-", "-", "50.0", "43.2"]
-    assert len({len(line) for line in text.splitlines()}) == 1
+    assert len(head) == len(last)
+
+
+def test_the_table_of_milestones_is_in_percent():
+    text = str(milestone_table([("end of IR", 0.5, 0.251), ("end of LA", 1.0, 0.0)], "the bank"))
+    caption, _, head, *rows = text.splitlines()
+    assert caption == "Held-out kNN accuracy in percent, against the bank."
+    assert head.split() == ["K", "=", "200", "K", "=", "1"]
+    assert [row.split()[-2:] for row in rows] == [["50.0", "25.1"], ["100.0", "0.0"]]
 
 
 # Sums over conv1 to conv5, from the text of Tables 1 and 2 and not from paper.py.

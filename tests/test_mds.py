@@ -45,11 +45,6 @@ def test_collapsed_embeddings_have_no_map():
         mds.planar_map(np.full((10, 4), 0.3, np.float32))
 
 
-def test_accuracy_of_each_class():
-    found = mds.class_accuracies(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 3]), 4)
-    np.testing.assert_array_equal(found, [0.5, 1.0, np.nan, 0.0])
-
-
 def test_best_and_worst_classes():
     best, worst = mds.extreme_classes(np.array([0.2, np.nan, 0.9, 0.5, 0.9, 0.1]), 2)
     assert (best.tolist(), worst.tolist()) == ([2, 4], [0, 5])

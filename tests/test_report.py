@@ -251,7 +251,7 @@ def test_equal_environments_of_starts_that_follow_each_other_are_joined(tmp_path
     (tmp_path / "environment.json").write_text(json.dumps([one, one, two, one]))
     found = run_facts.environments(types.SimpleNamespace(path=tmp_path))
     flat = {"python": "3.10", "numpy": "1", "gpus": "none"}
-    assert [(e.starts, e.values) for e in found] == [
+    assert list(found.items()) == [
         ("Starts 1 to 2", flat),
         ("Start 3", {"python": "3.11"}),
         ("Start 4", flat),

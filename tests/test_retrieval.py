@@ -14,6 +14,7 @@ from la_tf.analysis.images import EmbeddedImages, RunImages
 from la_tf.analysis.part import Unavailable
 from la_tf.data.base import Subset
 from la_tf.data.digits import DigitsSource
+from la_tf.evaluation.knn import nearest_others
 
 
 def angles(*degrees: float) -> np.ndarray:
@@ -43,7 +44,7 @@ def images_of(train, heldout=None) -> RunImages:
 
 def test_neighbours_of_rows_leave_the_rows_themselves_out():
     gallery = angles(0, 10, 25, 90, 100)
-    similarities, rows = retrieval.nearest_others(gallery[[1, 4]], np.array([1, 4]), gallery, 2)
+    similarities, rows = nearest_others(gallery[[1, 4]], np.array([1, 4]), gallery, 2)
     assert rows.tolist() == [[0, 2], [3, 2]]
     expected = [[math.cos(math.radians(a)) for a in pair] for pair in ((10, 15), (10, 75))]
     np.testing.assert_allclose(similarities, expected, atol=1e-6)
@@ -51,7 +52,7 @@ def test_neighbours_of_rows_leave_the_rows_themselves_out():
 
 def test_an_own_row_that_lies_far_takes_no_place():
     gallery = angles(0, 10, 25, 180)
-    _, rows = retrieval.nearest_others(angles(1), np.array([3]), gallery, 2)
+    _, rows = nearest_others(angles(1), np.array([3]), gallery, 2)
     assert rows.tolist() == [[0, 1]]
 
 

@@ -26,24 +26,17 @@ _HOLDOUT = flags.DEFINE_integer("holdout", 0, "With --data: as in tools/train.py
 
 
 def main() -> None:
-    """Writes the report, and turns every foreseen failure into one sentence."""
+    """Writes the report."""
     command_line.parse(sys.argv, __doc__)
     started = time.perf_counter()
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.analysis.report import write_report
-    from la_tf.config import ConfigError
-    from la_tf.data.base import DataError
-    from la_tf.errors import RunError
 
     if _HOLDOUT.value and _DATA.value is None:
         command_line.fail("--holdout needs --data: the run's own images were trained on.")
     first, *others = _RUN_DIR.value
-    try:
+    with command_line.failures_explained():
         report = write_report(first, others, _DATA.value, _VAL_DATA.value, _HOLDOUT.value)
-    except (ConfigError, DataError, RunError) as error:
-        command_line.fail(str(error))
-    except KeyboardInterrupt:
-        command_line.stopped()
     print(f"report: {report} ({time.perf_counter() - started:.0f} s)")
 
 

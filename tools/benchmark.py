@@ -8,8 +8,8 @@ step: objective and memory bank, beside the product of a batch with the bank. cl
 plain Faiss. input: beside Pillow in worker processes. train: whole steps, beside supervised ones.
 scaling: 1, 2 and 4 logical devices. serve: over HTTP, beside the SavedModel called in process.
 
-Give it the machine to itself. What to read is the ratio: a row and its floor are timed in turns, so
-that a slow moment falls on both.
+Run nothing else meanwhile. Compare the ratios: a row and its floor are timed in turns, so that a
+slow moment affects both.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ quiet.quiet()
 _PARTS = ("step", "clustering", "input", "train", "scaling", "serve")
 
 _PART = flags.DEFINE_list("part", ["step"], f"What to time, of {', '.join(_PARTS)}.")
-_REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Rounds that count.", lower_bound=1)
+_REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Rounds that are timed.", lower_bound=1)
 _SIZES = flags.DEFINE_list(
     "sizes", ["50000", "200000", "1281167"], "step and train: N, images of the bank."
 )
@@ -47,7 +47,7 @@ _JSON = flags.DEFINE_string("json", None, "Also write all times, and the hardwar
 
 
 def main() -> None:
-    """Times, prints, and turns every foreseen failure into one sentence."""
+    """Times and prints each part."""
     command_line.parse(sys.argv, __doc__)
     if not _PART.value or set(_PART.value) - set(_PARTS):
         command_line.fail(f"--part takes one or more of {', '.join(_PARTS)}.")
@@ -59,25 +59,17 @@ def main() -> None:
         command_line.fail("--sizes takes numbers of images, 128 or more.")
     if not all(len(x := n.split(":")) == 2 and x[1].isdecimal() for n in _NETWORKS.value):
         command_line.fail("--networks takes NAME:IMAGE_SIZE, as in alexnet:224.")
-    # TensorFlow takes seconds to import: only once the flags are known to be right.
-    from la_tf.config import ConfigError
-    from la_tf.data.base import DataError
-    from la_tf.embedding.embedding_model import EmbeddingError
-
     results = {}
-    try:
+    with command_line.failures_explained(ValueError, OSError):
         for part in _PART.value:
             results[part] = _measure(part)
             if _JSON.value is not None:
                 _write(results)
-    except (ConfigError, DataError, EmbeddingError, ValueError, OSError) as error:
-        command_line.fail(str(error))
-    except KeyboardInterrupt:
-        command_line.stopped()
 
 
 def _measure(part: str) -> list:
     """Times one part and prints it."""
+    # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.benchmark import clustering, input, scaling, serve, step, timing, train
     from la_tf.config import NumericsConfig
     from la_tf.runs import runtime

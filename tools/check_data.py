@@ -15,7 +15,7 @@ import command_line  # noqa: E402
 import numpy as np  # noqa: E402
 
 from la_tf.config import DataConfig  # noqa: E402
-from la_tf.data.base import DataError, Source  # noqa: E402
+from la_tf.data.base import Source  # noqa: E402
 from la_tf.data.checks import Survey, survey  # noqa: E402
 from la_tf.data.sources import open_train_and_val  # noqa: E402
 
@@ -32,12 +32,10 @@ _SIDES = (0, 32, 64, 128, 224, 256, 512, 1024)  # lower bounds of the histogram,
 def main() -> None:
     """Looks at the training and the held-out images."""
     command_line.parse(sys.argv, __doc__)
-    try:
+    with command_line.failures_explained(again="starts anew"):
         config = DataConfig(data=_DATA.value, val_data=_VAL_DATA.value, holdout=_HOLDOUT.value)
         parts = zip(("train", "held out"), open_train_and_val(config, _SEED.value), strict=True)
         num_bad = sum(_report(part, source) for part, source in parts if source is not None)
-    except DataError as error:
-        command_line.fail(str(error))
     if num_bad:
         command_line.fail(f"{num_bad} images cannot be decoded.")
 

@@ -1,12 +1,14 @@
-"""What the tools' command lines have in common: --help, and one sentence for what is wrong."""
+"""What all tools share: parsing, --help, and one sentence for an error."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from absl import flags
 
-from la_tf.errors import first_line
+from la_tf.config import ConfigError
+from la_tf.errors import UserError, first_line
 
 HELP_FLAGS = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
 
@@ -17,12 +19,12 @@ def parse(
     options: Callable[[], str] = flags.FLAGS.main_module_help,
     positional: bool = False,
 ) -> list[str]:
-    """Parses a command line; answers --help, and ends on what it does not know.
+    """Parses a command line, with the program's name first; answers --help, refuses the unknown.
 
     From then on, characters that the terminal's encoding lacks are printed as escapes.
 
     Args:
-      argv: the command line with the program's name first.
+      argv: the command line.
       about: what the program does, for --help.
       options: describes the flags, for --help.
       positional: whether there may be arguments beside the flags.
@@ -51,7 +53,20 @@ def fail(sentence: str) -> NoReturn:
     sys.exit(1)
 
 
-def stopped(again: str = "goes on from there") -> NoReturn:
-    """Ends the program after Ctrl-C, as a shell expects it; `again`: what the same command does."""
-    print(f"stopped; the same command {again}.", file=sys.stderr)
-    sys.exit(130)
+@contextlib.contextmanager
+def failures_explained(
+    *others: type[Exception], again: str = "goes on from there"
+) -> Iterator[None]:
+    """Ends the program with one sentence on an error that a person can put right, or on Ctrl-C.
+
+    Args:
+      *others: exceptions with such messages beside `ConfigError` and `UserError`.
+      again: what the same command does after Ctrl-C.
+    """
+    try:
+        yield
+    except (ConfigError, UserError, *others) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print(f"stopped; the same command {again}.", file=sys.stderr)
+        sys.exit(130)  # as a shell expects it

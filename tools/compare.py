@@ -2,7 +2,7 @@
 
   python tools/compare.py RUN RUN ... --format=csv --output=FILE
 
-Runs may be unfinished. It reads their JSON files alone, and takes a second.
+Runs may be unfinished. Only their JSON files are read, which takes a second.
 """
 
 import pathlib
@@ -11,7 +11,6 @@ import sys
 import command_line
 from absl import flags
 
-from la_tf.errors import RunError
 from la_tf.files import replace_file
 from la_tf.results.comparison import FORMATS, comparison, format_csv, format_markdown
 
@@ -20,22 +19,17 @@ _OUTPUT = flags.DEFINE_string("output", None, "File to write instead of printing
 
 
 def main() -> None:
-    """Prints or writes the table; nothing of it if a run cannot be read."""
+    """Prints or writes the table; neither if a run cannot be read."""
     run_dirs = command_line.parse(sys.argv, __doc__, positional=True)
     if not run_dirs:
         command_line.fail("name one or more run directories.")
-    try:
+    with command_line.failures_explained(again="starts anew"):
         lines = comparison(run_dirs)
-    except RunError as error:
-        command_line.fail(str(error))
     text = format_csv(lines) if _FORMAT.value == "csv" else format_markdown(lines)
     if _OUTPUT.value is None:
         print(text, end="")
-    else:
-        _write(pathlib.Path(_OUTPUT.value).expanduser(), text)
-
-
-def _write(path: pathlib.Path, text: str) -> None:
+        return
+    path = pathlib.Path(_OUTPUT.value).expanduser()
     try:
         replace_file(path, text.encode())
     except OSError as error:

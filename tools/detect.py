@@ -36,19 +36,14 @@ def main() -> None:
     from detection.photographs import open_upright
 
     if not image.is_dir():
-        try:
+        with command_line.failures_explained(ValueError, again="starts anew"):
             open_upright(image)
-        except ValueError as error:
-            command_line.fail(str(error))
     # TensorFlow takes seconds to import: only once the picture is known to be one.
     from detection.export import load_detector
-    from la_tf.export.saved_model import ExportError
 
     drawings = _drawings(image, output) if image.is_dir() else {image: output}
-    try:
+    with command_line.failures_explained(again="starts anew"):
         detect = load_detector(pathlib.Path(_EXPORT_DIR.value).expanduser())
-    except ExportError as error:
-        command_line.fail(str(error))
     problems = []
     for path, drawing in drawings.items():
         try:

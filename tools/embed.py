@@ -37,21 +37,13 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where to write.")
 
 
 def main() -> None:
-    """Embeds, and turns every foreseen failure into one sentence."""
+    """Embeds, and says where the embeddings are."""
     _parse(sys.argv)
     # TensorFlow takes seconds to import: only once the flags are known to be right.
-    from la_tf.config import ConfigError
-    from la_tf.data.base import DataError
     from la_tf.embedding.embedding_files import write_embeddings
-    from la_tf.embedding.embedding_model import EmbeddingError
-    from la_tf.errors import RunError
 
-    try:
+    with command_line.failures_explained():
         written = write_embeddings(*_open(), _OUTPUT_DIR.value)
-    except (ConfigError, DataError, EmbeddingError, RunError) as error:
-        command_line.fail(str(error))
-    except KeyboardInterrupt:
-        command_line.stopped()
     told = "were there already" if written.was_there else "written"
     print(
         f"{written.rows} embeddings of {written.dim} numbers {told}: {written.array} and "

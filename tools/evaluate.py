@@ -73,25 +73,20 @@ def main() -> None:
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     import tensorflow as tf
 
-    from la_tf.config import ConfigError
-    from la_tf.data.base import DataError
-    from la_tf.errors import RunError, first_line
+    from la_tf.errors import first_line
 
     try:
-        _evaluate(drop_epochs)
-    except (ConfigError, DataError, RunError) as error:
-        command_line.fail(str(error))
+        with command_line.failures_explained():
+            _evaluate(drop_epochs)
     except tf.errors.OpError as error:
         # Of large data only the ends of files are read before the work begins.
         command_line.fail(
             f"{first_line(error)}. If an image is damaged, tools/check_data.py names it."
         )
-    except KeyboardInterrupt:
-        command_line.stopped()
 
 
 def _checked_flags() -> tuple[int, ...]:
-    """Ends the program on flags that do not fit together; returns the epochs of the drops."""
+    """Refuses flags that exclude each other; returns the epochs of the drops."""
     if not _PROTOCOL.value or set(_PROTOCOL.value) - {"knn", "linear"}:
         given = ",".join(_PROTOCOL.value)
         command_line.fail(f"--protocol={given} must be knn, linear, or knn,linear.")
@@ -112,12 +107,8 @@ def _evaluate(drop_epochs: tuple[int, ...]) -> None:
     from la_tf.config import OptimizerConfig, RunConfig
     from la_tf.evaluation import protocols
     from la_tf.evaluation.linear import ReadoutConfig
-    from la_tf.results.evaluations import (
-        format_results,
-        gallery_note,
-        read_evaluations,
-        result_table,
-    )
+    from la_tf.results.evaluations import read_evaluations
+    from la_tf.results.tables import result_table
     from la_tf.runs import runtime
     from la_tf.runs.trained_run import load_run, open_images
 
@@ -147,10 +138,7 @@ def _evaluate(drop_epochs: tuple[int, ...]) -> None:
             )
             for row in rows:
                 protocols.linear(task, row, config)
-    evaluations = read_evaluations(run.path)
-    print(f"\n{name}: top-1 accuracy in percent\n")
-    print(format_results(result_table(evaluations, name)))
-    print(f"\n{gallery_note(evaluations, name)}".rstrip())
+    print(f"\n{result_table(read_evaluations(run.path), name)}")
 
 
 def _name_of(data: str) -> str:

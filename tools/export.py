@@ -26,26 +26,19 @@ _ONNX = flags.DEFINE_bool("onnx", False, "Write DIR/network.onnx too; tf2onnx mu
 
 
 def main() -> None:
-    """Exports, and turns every foreseen failure into one sentence."""
+    """Exports, and says what was written."""
     command_line.parse(sys.argv, __doc__)
     if _RUN_DIR.value is None or _EXPORT_DIR.value is None:
         command_line.fail("give --run_dir, the run, and --export_dir, the folder to write to.")
     # TensorFlow takes seconds to import: only once the flags are known to be right.
-    from la_tf.config import ConfigError
-    from la_tf.errors import RunError
     from la_tf.export.run import export_run, sample_pictures
-    from la_tf.export.saved_model import ExportError
     from la_tf.runs.trained_run import load_run
 
     directory = pathlib.Path(_EXPORT_DIR.value).expanduser()
-    try:
+    with command_line.failures_explained(again="starts anew"):
         run = load_run(_RUN_DIR.value)
         pictures, what = sample_pictures(run)
         saved_model = export_run(run, directory, pictures, _ONNX.value)
-    except (ConfigError, ExportError, RunError) as error:
-        command_line.fail(str(error))
-    except KeyboardInterrupt:
-        command_line.stopped("starts anew")
     size = sum(path.stat().st_size for path in saved_model.rglob("*") if path.is_file())
     print(
         f"{run.config.network.network} after {run.epoch:.4g} epochs, "

@@ -8,6 +8,7 @@ The same command resumes what was stopped. --init=random is the other row of the
 
 import pathlib
 import sys
+from dataclasses import fields
 
 import command_line
 from absl import flags
@@ -18,7 +19,7 @@ quiet.quiet()
 
 _SUFFIX = {"run": "", "random": "-random"}  # of the default output directory
 
-_VOC_DIR = flags.DEFINE_string("voc_dir", None, "The folder of one year of VOC.", required=True)
+flags.DEFINE_string("voc_dir", None, "The folder of one year of VOC.", required=True)
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "A run of tools/train.py, to start from.")
 _INIT = flags.DEFINE_enum(
     "init", "run", ["run", "random"], "Start from the run's weights, or from fresh ones."
@@ -35,58 +36,48 @@ _OUTPUT_DIR = flags.DEFINE_string(
 _RECORDS_DIR = flags.DEFINE_string(
     "records_dir", None, "Gets the pictures as TFRecords; default OUTPUT_DIR/records."
 )
-_TRAIN_SPLIT = flags.DEFINE_string("train_split", "trainval", "What to train on.")
-_TEST_SPLIT = flags.DEFINE_string("test_split", "test", "What to evaluate on.")
-_SKIP_BAD_IMAGES = flags.DEFINE_bool(
+flags.DEFINE_string("train_split", "trainval", "What to train on.")
+flags.DEFINE_string("test_split", "test", "What to evaluate on.")
+flags.DEFINE_bool(
     "skip_bad_images", False, "Leave out images with a problem, and list them, instead of stopping."
 )
-_SHORT_SIDE = flags.DEFINE_integer(
+flags.DEFINE_integer(
     "short_side", 600, "Pictures are scaled to this short side, in pixels.", lower_bound=16
 )
-_LONG_SIDE = flags.DEFINE_integer(
-    "long_side", 1000, "What their long side may have at most.", lower_bound=16
-)
-_ANCHOR_SIZE = flags.DEFINE_integer(
+flags.DEFINE_integer("long_side", 1000, "What their long side may have at most.", lower_bound=16)
+flags.DEFINE_integer(
     "anchor_size",
     128,
     "Side of the smallest square anchor in the scaled picture; the others are two and four times "
     "as large. Scale it with --short_side.",
     lower_bound=1,
 )
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 1, "Pictures a step, over all replicas.", lower_bound=1
-)
-_STEPS = flags.DEFINE_integer("steps", 70_000, "Steps of training.", lower_bound=1)
-_DROP_STEP = flags.DEFINE_integer(
+flags.DEFINE_integer("batch_size", 1, "Pictures a step, over all replicas.", lower_bound=1)
+flags.DEFINE_integer("steps", 70_000, "Steps of training.", lower_bound=1)
+flags.DEFINE_integer(
     "drop_step", 50_000, "The learning rate falls tenfold after it.", lower_bound=1
 )
-_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "At the start.", lower_bound=0)
-_MOMENTUM = flags.DEFINE_float("momentum", 0.9, "Of SGD.", lower_bound=0, upper_bound=1)
-_WEIGHT_DECAY = flags.DEFINE_float("weight_decay", 1e-4, "Lambda; not on biases.", lower_bound=0)
-_REGIONS = flags.DEFINE_integer(
-    "regions", 128, "Drawn of each picture to train the head.", lower_bound=1
-)
-_SEED = flags.DEFINE_integer(
+flags.DEFINE_float("learning_rate", 1e-3, "At the start.", lower_bound=0)
+flags.DEFINE_float("momentum", 0.9, "Of SGD.", lower_bound=0, upper_bound=1)
+flags.DEFINE_float("weight_decay", 1e-4, "Lambda; not on biases.", lower_bound=0)
+flags.DEFINE_integer("regions", 128, "Drawn of each picture to train the head.", lower_bound=1)
+flags.DEFINE_integer(
     "seed",
     0,
     "Of fresh weights, of the pictures' order and of all draws.",
     lower_bound=0,
     upper_bound=2**32 - 1,
 )
-_CHECKPOINT_EVERY_STEPS = flags.DEFINE_integer(
-    "checkpoint_every_steps", 1000, "How often to save.", lower_bound=1
-)
-_EVAL_EVERY_STEPS = flags.DEFINE_integer(
+flags.DEFINE_integer("checkpoint_every_steps", 1000, "How often to save.", lower_bound=1)
+flags.DEFINE_integer(
     "eval_every_steps", 0, "How often to evaluate before the end; 0 is never.", lower_bound=0
 )
-_STRATEGY = flags.DEFINE_enum(
-    "strategy", "mirrored", ["mirrored", "one_device"], "As in tools/train.py."
-)
-_NUM_DEVICES = flags.DEFINE_integer("num_devices", None, "As in tools/train.py.", lower_bound=1)
+flags.DEFINE_enum("strategy", "mirrored", ["mirrored", "one_device"], "As in tools/train.py.")
+flags.DEFINE_integer("num_devices", None, "As in tools/train.py.", lower_bound=1)
 
 
 def main() -> None:
-    """Fine-tunes, and turns every foreseen failure into one sentence."""
+    """Fine-tunes and prints the result."""
     command_line.parse(sys.argv, __doc__)
     if _RUN_DIR.value is None and (_INIT.value == "run" or _NETWORK.value is None):
         command_line.fail("name a run with --run_dir, or give --init=random and --network.")
@@ -96,53 +87,21 @@ def main() -> None:
     from detection.results import format_result
     from detection.settings import Settings
     from detection.voc import VOCError
-    from la_tf.config import ConfigError
-    from la_tf.errors import RunError
-    from la_tf.export.saved_model import ExportError
-    from la_tf.runs.health import TrainingDiverged
 
     output_dir = _output_dir()
-    places = Places(
-        voc_dir=_VOC_DIR.value,
-        output_dir=output_dir,
-        records_dir=pathlib.Path(_RECORDS_DIR.value or output_dir / "records").expanduser(),
-        init=_INIT.value,
-        run_dir=_RUN_DIR.value or "",
-        network=_NETWORK.value,
-        skip_bad_images=_SKIP_BAD_IMAGES.value,
-        checkpoint_every_steps=_CHECKPOINT_EVERY_STEPS.value,
-        eval_every_steps=_EVAL_EVERY_STEPS.value,
-        strategy=_STRATEGY.value,
-        num_devices=_NUM_DEVICES.value,
+    records_dir = pathlib.Path(_RECORDS_DIR.value or output_dir / "records").expanduser()
+    given = flags.FLAGS.flag_values_dict() | {
+        "run_dir": _RUN_DIR.value or "",
+        "output_dir": output_dir,
+        "records_dir": records_dir,
+    }
+    # A flag has the name of the field that it sets.
+    places, settings = (
+        kind(**{field.name: given[field.name] for field in fields(kind)})
+        for kind in (Places, Settings)
     )
-    settings = Settings(
-        train_split=_TRAIN_SPLIT.value,
-        test_split=_TEST_SPLIT.value,
-        short_side=_SHORT_SIDE.value,
-        long_side=_LONG_SIDE.value,
-        anchor_size=_ANCHOR_SIZE.value,
-        batch_size=_BATCH_SIZE.value,
-        steps=_STEPS.value,
-        drop_step=_DROP_STEP.value,
-        learning_rate=_LEARNING_RATE.value,
-        momentum=_MOMENTUM.value,
-        weight_decay=_WEIGHT_DECAY.value,
-        regions=_REGIONS.value,
-        seed=_SEED.value,
-    )
-    try:
+    with command_line.failures_explained(BackboneError, VOCError):
         record = finetune(settings, places)
-    except (
-        BackboneError,
-        ConfigError,
-        ExportError,
-        RunError,
-        TrainingDiverged,
-        VOCError,
-    ) as error:
-        command_line.fail(str(error))
-    except KeyboardInterrupt:
-        command_line.stopped()
     print("\n" + format_result(record))
     print(f"\nresults:    {output_dir}")
     print(f"SavedModel: {record['saved_model']}")

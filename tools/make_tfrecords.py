@@ -18,7 +18,6 @@ quiet.quiet()
 import command_line  # noqa: E402
 
 from la_tf.config import DataConfig  # noqa: E402
-from la_tf.data.base import DataError  # noqa: E402
 from la_tf.data.checks import check_images  # noqa: E402
 from la_tf.data.record_writer import complete_or_absent, write_records  # noqa: E402
 from la_tf.data.sources import open_train_and_val  # noqa: E402
@@ -39,7 +38,7 @@ _SKIP_BAD_IMAGES = flags.DEFINE_bool(
 def main() -> None:
     """Checks and writes both parts."""
     command_line.parse(sys.argv, __doc__)
-    try:
+    with command_line.failures_explained(again="starts anew"):
         config = DataConfig(data=_DATA.value, val_data=_VAL_DATA.value)
         train, val = open_train_and_val(config, seed=0)
         with complete_or_absent(_OUTPUT_DIR.value) as folder:
@@ -49,8 +48,6 @@ def main() -> None:
                 result = check_images(source, _SKIP_BAD_IMAGES.value)
                 print(result)
                 write_records(result.source, os.path.join(folder, part), _NUM_SHARDS.value)
-    except DataError as error:
-        command_line.fail(str(error))
     print(f"written: {_OUTPUT_DIR.value}")
 
 

@@ -5,8 +5,8 @@
 
 FOLDER is any folder of JPEG, PNG, GIF or BMP files; it needs no labels and no order. It is embedded
 once: the embeddings are kept in --cache_dir, and a later search embeds only files that are new or
-have another size or time of change. Stopped half-way, the same command goes on. A query that lies
-in the gallery does not find itself. Similarities are cosines, 1 at most; the search is exact.
+have another size or time of change. After a stop, the same command continues. A query that lies in
+the gallery does not find itself. Similarities are cosines, 1 at most; the search is exact.
 """
 
 import os
@@ -34,21 +34,11 @@ _CACHE_DIR = flags.DEFINE_string(
 
 
 def main() -> None:
-    """Searches, and turns every foreseen failure into one sentence."""
+    """Searches."""
     _parse(sys.argv)
-    # TensorFlow takes seconds to import: only once the flags are known to be right.
-    from la_tf.config import ConfigError
-    from la_tf.data.base import DataError
-    from la_tf.embedding.embedding_model import EmbeddingError
-    from la_tf.errors import RunError
-    from la_tf.search.page import PageError
-
     try:
-        _search()
-    except (ConfigError, DataError, EmbeddingError, PageError, RunError) as error:
-        command_line.fail(str(error))
-    except KeyboardInterrupt:
-        command_line.stopped()
+        with command_line.failures_explained():
+            _search()
     except BrokenPipeError:  # `| head`; the page is written before anything is printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -62,6 +52,7 @@ def _parse(argv: list[str]) -> None:
 
 
 def _search() -> None:
+    # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.search.gallery import embed_queries, open_gallery
     from la_tf.search.nearest import search
     from la_tf.search.page import require_output, write_page
@@ -69,12 +60,13 @@ def _search() -> None:
 
     require_output(_OUTPUT.value)
     files, wanted = PictureFiles(_GALLERY.value), PictureFiles(_QUERY.value)
-    model, name = _model()
+    model = _model()
     gallery = open_gallery(model, files, _CACHE_DIR.value)
     queries = embed_queries(model, wanted, gallery)
     results = search(queries, gallery, _NUM_RESULTS.value)
     size = len(gallery.pictures)
-    page = write_page(_OUTPUT.value, results, files.name, size, name)
+    name = _RUN_DIR.value or _EXPORT_DIR.value
+    limits = write_page(_OUTPUT.value, results, files.name, size, name)
     for result in results:
         print(result.query.label)
         for rank, match in enumerate(result.matches, start=1):
@@ -85,17 +77,17 @@ def _search() -> None:
         f"{size} pictures, {gallery.num_new} of them embedded now; the embeddings are kept in "
         f"{printable(str(gallery.cache))}"
     )
-    print(f"{printable(str(page.path))} written. {page.limits}".rstrip(), flush=True)
+    print(f"{printable(_OUTPUT.value)} written. {limits}".rstrip(), flush=True)
 
 
 def _model():
-    """The model that the flags name, and its name for people."""
+    """The model that the flags name."""
     from la_tf.embedding.embedding_model import export_model, run_model
     from la_tf.runs.trained_run import load_run
 
     if _RUN_DIR.value is not None:
-        return run_model(load_run(_RUN_DIR.value)), _RUN_DIR.value
-    return export_model(_EXPORT_DIR.value), _EXPORT_DIR.value
+        return run_model(load_run(_RUN_DIR.value))
+    return export_model(_EXPORT_DIR.value)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import math
 import os
 import re
 import sys
+from dataclasses import fields
 
 from absl import flags
 
@@ -32,9 +33,7 @@ _HOST = flags.DEFINE_string(
 _PORT = flags.DEFINE_integer(
     "port", 8501, "Port to listen at; 0 takes a free one.", lower_bound=0, upper_bound=65535
 )
-_MAX_BATCH_SIZE = flags.DEFINE_integer(
-    "max_batch_size", 16, "Pictures that are embedded together.", lower_bound=1
-)
+flags.DEFINE_integer("max_batch_size", 16, "Pictures that are embedded together.", lower_bound=1)
 _BATCH_WAIT_MS = flags.DEFINE_float(
     "batch_wait_ms",
     0.0,
@@ -42,7 +41,7 @@ _BATCH_WAIT_MS = flags.DEFINE_float(
     lower_bound=0,
     upper_bound=60_000,
 )
-_MAX_QUEUE = flags.DEFINE_integer(
+flags.DEFINE_integer(
     "max_queue", 256, "Pictures that may wait, and that a request may have.", lower_bound=1
 )
 _MAX_QUEUE_MB = flags.DEFINE_float(
@@ -67,12 +66,12 @@ _MAX_REQUEST_MB = flags.DEFINE_float(
     upper_bound=1000,
 )
 for _flag in (_BATCH_WAIT_MS, _MAX_QUEUE_MB, _MAX_MEGAPIXELS, _MAX_REQUEST_MB):
-    # No bound keeps NaN out.
+    # NaN is within all bounds.
     flags.register_validator(_flag, math.isfinite, "give a number")
 
 
 def main() -> None:
-    """Serves until a signal, and turns every foreseen failure into one sentence."""
+    """Serves until a signal."""
     command_line.parse(sys.argv, __doc__)
     if _EXPORT_DIR.value is None:
         command_line.fail("give --export_dir, the export to serve.")
@@ -83,28 +82,16 @@ def main() -> None:
     if _MAX_QUEUE_MB.value < _MAX_REQUEST_MB.value:
         command_line.fail("--max_queue_mb is below --max_request_mb: raise it, or lower the other.")
     # TensorFlow takes seconds to import: only once the flags are known to be right.
-    from la_tf.embedding.embedding_model import EmbeddingError
     from la_tf.serving.app import Api, Limits
     from la_tf.serving.served_model import load_model
-    from la_tf.serving.server import ServingError, serve
+    from la_tf.serving.server import serve
 
-    limits = Limits(
-        max_batch_size=_MAX_BATCH_SIZE.value,
-        batch_wait_ms=_BATCH_WAIT_MS.value,
-        max_queue=_MAX_QUEUE.value,
-        max_queue_mb=_MAX_QUEUE_MB.value,
-        max_megapixels=_MAX_MEGAPIXELS.value,
-        max_request_mb=_MAX_REQUEST_MB.value,
-    )
-    try:
+    # A flag has the name of the limit that it sets.
+    limits = Limits(**{field.name: flags.FLAGS[field.name].value for field in fields(Limits)})
+    with command_line.failures_explained(again="starts anew"):
         model = load_model(_EXPORT_DIR.value)
         serve(Api(model, _MODEL_NAME.value, limits), _HOST.value, _PORT.value, _ready)
-    except (EmbeddingError, ServingError) as error:
-        command_line.fail(str(error))
-    except KeyboardInterrupt:  # before it served anything
-        sys.exit(130)
-    # The interpreter would wait for a picture that is still being decoded, however long it takes;
-    # everybody who asked has been answered, or told that the server ends.
+    # All requests have been answered. A normal exit would wait for pictures still being decoded.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

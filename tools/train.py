@@ -17,33 +17,26 @@ import config_flags  # noqa: E402
 
 
 def main() -> None:
-    """Trains, and turns every foreseen failure into one sentence."""
+    """Trains, and says where everything is."""
     config_flags.define_config_flags()
     command_line.parse(sys.argv, __doc__, config_flags.readable_help)
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.analysis.report import write_report
     from la_tf.callbacks.checkpointing import Interrupted
-    from la_tf.config import ConfigError
-    from la_tf.data.base import DataError
     from la_tf.errors import RunError
-    from la_tf.export.saved_model import ExportError
-    from la_tf.results.knn_table import format_table
-    from la_tf.runs.health import TrainingDiverged
+    from la_tf.results.tables import milestone_table
     from la_tf.trainer import train
 
     try:
-        config = config_flags.config_from_flags()
-        result = train(config)
-    except (ConfigError, DataError, ExportError, RunError, TrainingDiverged) as error:
-        command_line.fail(str(error))
-    except KeyboardInterrupt:
-        command_line.stopped()
+        with command_line.failures_explained():
+            config = config_flags.config_from_flags()
+            result = train(config)
     except Interrupted as stop:
         print(f"{stop}: saved. The same command goes on from there.", flush=True)
         # Threads of the input pipeline may still be at work; nothing is left for them to do.
         os._exit(128 + stop.signum)
     if result.rows:
-        print("\n" + format_table(result.rows, result.gallery))
+        print(f"\n{milestone_table(result.rows, result.gallery)}")
     print(f"\nrun directory: {result.run_dir}")
     print(f"SavedModel:    {result.saved_model} (one image was embedded through it)")
     if not config.run.write_report:

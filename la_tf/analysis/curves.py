@@ -1,4 +1,4 @@
-"""The learning curves of a run, from its logs to series of numbers."""
+"""The learning curves of a run, read from its logs."""
 
 import dataclasses
 import math
@@ -13,27 +13,6 @@ from la_tf.results.knn_metric import KNN_METRICS
 from la_tf.runs.log import Record
 
 
-class _Log:
-    """Records of metrics.jsonl and timing.jsonl, and curves out of them."""
-
-    def __init__(self, records: Sequence[Record], steps_per_epoch: int):
-        # timing.jsonl keeps what a killed run did after its last checkpoint: the later one counts.
-        unique = {(r["kind"], r["step"]): r for r in records}
-        self._records = sorted(unique.values(), key=lambda r: r["step"])
-        self._steps_per_epoch = steps_per_epoch
-
-    def curve(self, kind: str, key: str, label: str, phase: str | None = None) -> Curve:
-        """One value of all records of a kind that have it, and of one phase if that is named."""
-        found = [
-            r
-            for r in self._records
-            if r["kind"] == kind and key in r and phase in (None, r.get("phase"))
-        ]
-        return Curve(
-            label, [r["step"] / self._steps_per_epoch for r in found], [r[key] for r in found]
-        )
-
-
 def panels(
     metrics: Sequence[Record],
     timing: Sequence[Record],
@@ -41,106 +20,96 @@ def panels(
     num_examples: int,
     steps_per_epoch: int,
 ) -> list[Panel]:
-    """The panels for which a run has records.
+    """The panels for which the logs of a run have records; `num_examples` is N."""
+    # timing.jsonl keeps what a killed run did after its last checkpoint: the later record counts.
+    unique = {(r["kind"], r["step"]): r for r in (*timing, *metrics)}
+    records = sorted(unique.values(), key=lambda r: r["step"])
 
-    Args:
-      metrics: records of metrics.jsonl.
-      timing: records of timing.jsonl.
-      config: of the run, resolved.
-      num_examples: N.
-      steps_per_epoch: steps of one epoch.
-    """
-    log, speed = _Log(metrics, steps_per_epoch), _Log(timing, steps_per_epoch)
+    def curve(label: str, kind: str, key: str, phase: str | None = None) -> Curve:
+        found = [r for r in records if r["kind"] == kind and key in r]
+        found = [r for r in found if phase in (None, r.get("phase"))]
+        return Curve(label, [r["step"] / steps_per_epoch for r in found], [r[key] for r in found])
+
     chance = math.log(num_examples)
     members = num_examples / config.clustering.num_clusters
     even = 1 / math.sqrt(config.network.dim)
-    # NCE is no softmax over all images, and has another value where all are alike.
-    loss_levels = {chance: f"ln N = {chance:.1f}"} if config.objective.ir_loss == "softmax" else {}
-    if not config.schedule.ir_epochs:
-        loss_levels = {}
-    drawn = [
+    # Only the softmax over all images has the loss ln N where all embeddings are alike.
+    softmax = config.schedule.ir_epochs and config.objective.ir_loss == "softmax"
+    every = [
         Panel(
             "loss",
             "Training loss",
             (
-                log.curve("train", "loss", "Instance recognition (IR)", IR),
-                log.curve("train", "loss", "Local Aggregation (LA)", LA),
+                curve("Instance recognition (IR)", "train", "loss", IR),
+                curve("Local Aggregation (LA)", "train", "loss", LA),
             ),
-            loss_levels,
+            {chance: f"ln N = {chance:.1f}"} if softmax else {},
         ),
         Panel(
             "knn",
             "Held-out kNN accuracy",
-            tuple(log.curve("knn", metric.field, metric.words) for metric in KNN_METRICS),
+            tuple(curve(metric.words, "knn", metric.field) for metric in KNN_METRICS),
             share=True,
         ),
         Panel(
             "spread",
             "Spread of the embeddings",
-            (log.curve("train", "spread", "standard deviation of a coordinate"),),
-            {even: f"even sphere, 1/√D = {even:.3f}", 0.0: "collapsed"},
+            (curve("standard deviation of a coordinate", "train", "spread"),),
+            {even: f"uniform on the sphere, 1/√D = {even:.3f}", 0.0: "collapsed"},
         ),
         Panel(
             "close",
             "Close neighbours (LA)",
             (
-                log.curve("train", "close_share", "close share of the background", LA),
-                log.curve("train", "empty_close", "images without any", LA),
+                curve("close neighbours among the background", "train", "close_share", LA),
+                curve("images without a close neighbour", "train", "empty_close", LA),
             ),
             share=True,
         ),
         Panel(
             "nmi",
             "Agreement with the previous clusters",
-            (log.curve("clustering", "nmi_previous", "normalised mutual information"),),
+            (curve("normalised mutual information", "clustering", "nmi_previous"),),
             share=True,
         ),
         Panel(
             "clusters",
             "Images in a cluster",
             (
-                log.curve("clustering", "largest_cluster", "largest"),
-                log.curve("clustering", "smallest_cluster", "smallest"),
+                curve("largest", "clustering", "largest_cluster"),
+                curve("smallest", "clustering", "smallest_cluster"),
             ),
             {members: f"mean, N/m = {members:.1f}"},
         ),
         Panel(
             "inertia",
             "k-means inertia (sum of squared distances)",
-            (log.curve("clustering", "inertia", "mean of the H clusterings"),),
+            (curve("mean of the H clusterings", "clustering", "inertia"),),
         ),
         Panel(
             "learning-rate",
             "Learning rate",
-            (log.curve("train", "learning_rate", "learning rate"),),
+            (curve("learning rate", "train", "learning_rate"),),
             log=True,
         ),
         Panel(
             "throughput",
             "Images per second",
-            (speed.curve("throughput", "images_per_second", "images per second"),),
+            (curve("images per second", "throughput", "images_per_second"),),
         ),
         Panel(
             "data-wait",
             "Time spent waiting for data",
-            (speed.curve("throughput", "data_wait_share", "share of the time"),),
+            (curve("share of the time", "throughput", "data_wait_share"),),
             share=True,
         ),
     ]
-    kept = [
-        dataclasses.replace(panel, curves=tuple(c for c in panel.curves if c.epochs))
-        for panel in drawn
-    ]
+    kept = [dataclasses.replace(p, curves=tuple(c for c in p.curves if c.epochs)) for p in every]
     return [panel for panel in kept if panel.curves]
 
 
 def curves_part(drawn: Sequence[Panel], switch: int, last_epoch: float) -> Part:
-    """The learning curves as drawings.
-
-    Args:
-      drawn: panels with what there is to draw.
-      switch: the epoch after which Local Aggregation begins.
-      last_epoch: epochs done.
+    """The learning curves as drawings; Local Aggregation begins after the epoch `switch`.
 
     Raises:
       Unavailable: there is nothing to draw.

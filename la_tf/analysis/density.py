@@ -1,4 +1,4 @@
-"""How densely the memory bank is populated, close by and further off (Figure 2)."""
+"""Local and background density of the memory bank (Figure 2)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,13 +15,7 @@ MAX_ROWS = 5_000
 
 @dataclasses.dataclass(frozen=True)
 class BankDensity:
-    """Densities of one run's bank.
-
-    Attributes:
-      label: names the run.
-      num_examples: N, the rows of the bank.
-      found: the densities of a sample of its rows, and the ranks they cover.
-    """
+    """Densities at a sample of the N rows of one run's bank, and the label of the run."""
 
     label: str
     num_examples: int
@@ -29,12 +23,7 @@ class BankDensity:
 
 
 def bank_density(label: str, bank: np.ndarray, seed: int) -> BankDensity:
-    """Densities of a bank at no more than `MAX_ROWS` of its rows, each exact.
-
-    Args:
-      label: names the run.
-      bank: [N, D] unit rows.
-      seed: which rows.
+    """Exact densities of a bank [N, D] at `MAX_ROWS` of its rows at most, which the seed chooses.
 
     Raises:
       Unavailable: the bank has one row.
@@ -48,27 +37,27 @@ def bank_density(label: str, bank: np.ndarray, seed: int) -> BankDensity:
 def density_part(runs: Sequence[BankDensity]) -> Part:
     """Figure 2: histograms of both densities, of several runs over each other."""
     return Part(
-        "Mean dot product between a row of the memory bank and other rows: the nearest ones "
-        "(local), and ones further off (background). A row is not its own neighbour. The paper "
-        "takes the nearest 30, and numbers 1,000 to 4,096 of 1,281,167 images; where 4,096 would "
-        "be more than a quarter of the images, the ranks are scaled down in proportion to end at a "
-        f"quarter. {' '.join(_ranks(run) for run in runs)}",
+        "Mean dot product between a row of the memory bank and other rows: its nearest neighbours "
+        "(local), and neighbours of higher rank (background). The paper takes the nearest 30, and "
+        "ranks 1,000 to 4,096 of 1,281,167 images; where 4,096 would be more than a quarter of the "
+        "images, the ranks are scaled down in proportion, so that they end at a quarter. "
+        f"{' '.join(_ranks(run) for run in runs)}",
         tuple(_histograms(runs, kind) for kind in ("local", "background")),
     )
 
 
 def _histograms(runs: Sequence[BankDensity], kind: str) -> Plot:
-    drawn = [plots.Distribution(run.label, getattr(run.found, kind)) for run in runs]
-    means = " ".join(f"{d.label}: mean {d.values.mean():.3f}." for d in drawn)
+    drawn = {run.label: getattr(run.found, kind) for run in runs}
+    means = " ".join(f"{label}: mean {values.mean():.3f}." for label, values in drawn.items())
     title = f"{kind.capitalize()} density"
     return Plot(f"density-{kind}", plots.histograms(title, drawn), f"{title}. {means}")
 
 
 def _ranks(run: BankDensity) -> str:
-    """Which neighbours the densities of a run are means over, at which rows."""
+    """The neighbours that the densities of a run are means over, in words."""
     first, last = run.found.background_ranks
     sampled = f", for a sample of {MAX_ROWS:,}" if run.num_examples > MAX_ROWS else ""
     return (
-        f"{run.label}: the nearest {run.found.local_count}, and numbers {first:,} to {last:,}, of "
+        f"{run.label}: the nearest {run.found.local_count}, and ranks {first:,} to {last:,}, of "
         f"{run.num_examples:,} images{sampled}."
     )

@@ -1,12 +1,9 @@
-"""Images of a run with their embeddings, in numbers that bound how long a report takes."""
+"""Images of a run and their embeddings; of many images a sample, so that a report stays quick."""
 
-import base64
 import dataclasses
-import io
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
 
 from la_tf.data.augment import denormalize
 from la_tf.data.base import Source, Subset, sample_rows
@@ -15,19 +12,12 @@ from la_tf.embedding.embedder import Embedder
 from la_tf.runs.trained_run import TrainedRun
 
 MAX_HELD_OUT = 10_000
-MAX_GALLERY = 50_000  # where there is no bank of these images, and each must be embedded
-THUMBNAIL = 128  # pixels; smaller images keep their own
+MAX_GALLERY = 50_000  # training images, where the bank does not hold their embeddings
 
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddedImages:
-    """Images and their embeddings.
-
-    Attributes:
-      source: Q images.
-      vectors: [Q, D] unit rows, in its order.
-      words: what they are, for a caption.
-    """
+    """Q images, their embeddings as unit rows [Q, D], and what they are in words for a caption."""
 
     source: Source
     vectors: np.ndarray
@@ -35,18 +25,15 @@ class EmbeddedImages:
 
 
 class RunImages:
-    """The images of a run, embedded where something asks for it, and then once.
+    """The images of a run, or others in their place, and what its network makes of them.
 
-    Attributes:
-      run: whose network embeds them.
-      train: its training images, or others in their place.
-      heldout: held-out images or None.
+    Images are embedded when something asks for them; `heldout` may be None.
     """
 
     def __init__(
         self, run: TrainedRun, train: Source, heldout: Source | None, say: Callable[[str], None]
     ):
-        """Describes them; `say` takes a sentence before anything that takes long."""
+        """Embeds nothing yet; `say` takes a sentence before anything that takes long."""
         self.run = run
         self.train = train
         self.heldout = heldout
@@ -63,7 +50,7 @@ class RunImages:
         )
 
     def gallery(self) -> EmbeddedImages:
-        """Where neighbours are looked for: the bank if it is of these images, else centre crops."""
+        """What is searched for neighbours: the bank if it is of these images, else centre crops."""
         count = self.train.num_examples
         if self.run.holds(self.train):
             return EmbeddedImages(self.train, self.run.bank, f"the memory bank of {count:,} images")
@@ -92,22 +79,3 @@ class RunImages:
         words = words.format(some)
         self._say(f"embedding {words} ...")
         return EmbeddedImages(Subset(source, rows), self.embed(source, rows), words)
-
-
-def data_uri(picture: np.ndarray | Image.Image, side: int = THUMBNAIL) -> str:
-    """A picture as the address of itself, for a page that needs no other file.
-
-    Args:
-      picture: uint8 [S, S, 3], or an image.
-      side: the most pixels in either direction; smaller pictures keep their own.
-
-    Returns:
-      A data: address, of a PNG where pixels can be counted, else of a JPEG.
-    """
-    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture.convert("RGB")
-    kind = "PNG" if max(image.size) < THUMBNAIL else "JPEG"
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, kind, quality=85, optimize=True)
-    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"data:image/{kind.lower()};base64,{encoded}"

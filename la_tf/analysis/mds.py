@@ -1,9 +1,9 @@
-"""A map in the plane of classes that are told apart well, and badly (Figure 4)."""
+"""A map in the plane of the classes with the highest and the lowest accuracy (Figure 4)."""
 
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import smacof
-from sklearn.metrics import pairwise_distances
+from sklearn.metrics import pairwise_distances, recall_score
 
 from la_tf.analysis import plots
 from la_tf.analysis.images import EmbeddedImages, RunImages
@@ -11,38 +11,17 @@ from la_tf.analysis.part import Part, Plot, Unavailable
 from la_tf.analysis.retrieval import Classified
 from la_tf.data.base import sample_rows
 
-CLASSES = 3  # of high accuracy, and as many of low
-IMAGES_A_CLASS = 100
-SAME = 1e-6  # distance of unit vectors that float32 does not tell apart
+CLASSES = 3  # with the highest accuracy, and as many with the lowest
+IMAGES_PER_CLASS = 100
+SAME = 1e-6  # a distance of unit vectors that is rounding in float32
 PICTURES = 14  # on a map
-PICTURE_SIDE = 0.1  # of a map's, with a margin
-
-
-def class_accuracies(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Share of each class's images that are predicted rightly.
-
-    Args:
-      predicted: [Q] classes.
-      labels: [Q] true classes.
-      num_classes: number of classes.
-
-    Returns:
-      [num_classes]; not a number for a class without images.
-    """
-    counts = np.bincount(labels, minlength=num_classes)
-    right = np.bincount(labels[predicted == labels], minlength=num_classes)
-    return np.divide(right, counts, out=np.full(num_classes, np.nan), where=counts > 0)
+PICTURE_SIDE = 0.1  # as a share of the map's side, with a margin
 
 
 def extreme_classes(accuracies: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The classes of highest and of lowest accuracy, without those that have none.
+    """The `count` classes of highest and of lowest accuracy, both by falling accuracy.
 
-    Args:
-      accuracies: [classes], not a number where unknown.
-      count: how many of either.
-
-    Returns:
-      (best, worst), both by falling accuracy; of equal ones the lower number first.
+    Classes whose accuracy is not a number are left out; of equal ones the lower number comes first.
 
     Raises:
       Unavailable: fewer than 2 * count classes have an accuracy.
@@ -58,13 +37,10 @@ def extreme_classes(accuracies: np.ndarray, count: int) -> tuple[np.ndarray, np.
 
 
 def planar_map(vectors: np.ndarray) -> tuple[np.ndarray, float]:
-    """Metric multi-dimensional scaling: points in the plane whose distances are those of vectors.
+    """Metric multi-dimensional scaling: points in the plane with the distances of vectors [P, D].
 
     The dissimilarity is the Euclidean distance. SMACOF starts from the principal components, which
-    for this dissimilarity are the classical scaling: nothing is random.
-
-    Args:
-      vectors: [P, D].
+    for this dissimilarity are the classical scaling; nothing is random.
 
     Returns:
       Points [P, 2], and Kruskal's stress-1: 0 when all distances are kept.
@@ -82,15 +58,12 @@ def planar_map(vectors: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def spread_out(points: np.ndarray, gap: float, count: int) -> np.ndarray:
-    """Points that lie apart, to be shown as pictures: each the furthest from all before it.
+    """Chooses at most `count` of the points [P, 2] at which pictures of side `gap` do not overlap.
 
-    Args:
-      points: [P, 2]; the first chosen is nearest to their mean.
-      gap: the least distance between two of them.
-      count: how many at most.
+    The point nearest to the mean is the first, each further one the furthest from those before it.
 
     Returns:
-      Numbers of points.
+      The numbers of the points.
     """
     chosen = [int(np.linalg.norm(points - points.mean(axis=0), axis=1).argmin())]
     while len(chosen) < count:
@@ -104,43 +77,47 @@ def spread_out(points: np.ndarray, gap: float, count: int) -> np.ndarray:
 
 
 def mds_part(images: RunImages, queries: EmbeddedImages, found: Classified) -> Part:
-    """Figure 4: maps of the classes that are classified best and worst.
-
-    Args:
-      images: of the run, with labels.
-      queries: held-out images.
-      found: how they were classified.
+    """Figure 4: maps of the classes whose held-out images are classified best and worst.
 
     Raises:
       Unavailable: there are fewer than six classes, or the embeddings have collapsed.
     """
     labels, names = images.train.labels, images.train.class_names
-    accuracies = class_accuracies(found.predicted, queries.source.labels, len(names))
-    accuracies[np.bincount(labels, minlength=len(names)) == 0] = np.nan
+    truth, classes = queries.source.labels, np.arange(len(names))
+    # A class's accuracy is its recall; not a number for a class without images.
+    accuracies = recall_score(
+        truth, found.predicted, labels=classes, average=None, zero_division=np.nan
+    )
+    accuracies[~np.isin(classes, labels)] = np.nan
     halves = extreme_classes(accuracies, CLASSES)
-    rows = {
-        c: _of_class(labels, c, images.run.config.schedule.seed) for c in np.concatenate(halves)
-    }
-    points, stress = planar_map(images.embed(images.train, np.concatenate(list(rows.values()))))
-    ends = np.cumsum([len(of_class) for of_class in rows.values()])
-    points_of = dict(zip(rows, np.split(points, ends[:-1]), strict=True))
+    seed = images.run.config.schedule.seed
+    rows = np.concatenate([_of_class(labels, c, seed) for c in np.concatenate(halves)])
+    points, stress = planar_map(images.embed(images.train, rows))
     low, high = points.min(axis=0), points.max(axis=0)
     side = 1.15 * float((high - low).max())
     limits = (low + high)[:, np.newaxis] / 2 + [-side / 2, side / 2]
     drawn = []
     for kind, half in zip(("high", "low"), halves, strict=True):
-        classes = _with_pictures(
-            images,
-            [f"{names[c]} ({accuracies[c]:.0%})" for c in half],
-            [points_of[c] for c in half],
-            [rows[c] for c in half],
-            gap=PICTURE_SIDE * side,
-        )
+        in_half = np.flatnonzero(np.isin(labels[rows], half))
+        pictured = in_half[spread_out(points[in_half], PICTURE_SIDE * side, PICTURES)]
+        shown = images.pictures(images.train, rows[pictured])
+        mapped = [
+            plots.MapClass(
+                f"{names[c]} ({accuracies[c]:.0%})",
+                points[labels[rows] == c],
+                [
+                    (points[i], picture)
+                    for i, picture in zip(pictured, shown, strict=True)
+                    if labels[rows[i]] == c
+                ],
+            )
+            for c in half
+        ]
         title = f"Classes of {kind} accuracy"
-        alt = f"{title}, as points in the plane: {', '.join(c.label for c in classes)}."
-        drawn.append(Plot(f"mds-{kind}", plots.planar_map(title, classes, limits), alt))
+        alt = f"{title}, as points in the plane: {', '.join(c.label for c in mapped)}."
+        drawn.append(Plot(f"mds-{kind}", plots.planar_map(title, mapped, limits), alt))
     return Part(
-        f"Up to {IMAGES_A_CLASS} training images, drawn at random, of each of the {CLASSES} "
+        f"Up to {IMAGES_PER_CLASS} training images, drawn at random, of each of the {CLASSES} "
         f"classes with the highest and the {CLASSES} with the lowest held-out accuracy (in "
         f"brackets; {found.rows.shape[1]} nearest neighbours). One metric multi-dimensional "
         f"scaling of all {len(points)} (SMACOF): distances in the plane stand for Euclidean "
@@ -152,24 +129,6 @@ def mds_part(images: RunImages, queries: EmbeddedImages, found: Classified) -> P
 
 
 def _of_class(labels: np.ndarray, number: int, seed: int) -> np.ndarray:
-    """Numbers of up to `IMAGES_A_CLASS` images of a class."""
+    """Numbers of up to `IMAGES_PER_CLASS` images of a class."""
     rows = np.flatnonzero(labels == number)
-    return rows[sample_rows(len(rows), IMAGES_A_CLASS, seed, stream=int(number))]
-
-
-def _with_pictures(
-    images: RunImages,
-    names: list[str],
-    points: list[np.ndarray],
-    rows: list[np.ndarray],
-    gap: float,
-) -> list[plots.MapClass]:
-    """Classes of one panel, with the pictures that have room in it."""
-    shown = spread_out(np.concatenate(points), gap, PICTURES)
-    starts = np.cumsum([0] + [len(of_class) for of_class in points])
-    classes = []
-    for i, name in enumerate(names):
-        pictured = shown[(starts[i] <= shown) & (shown < starts[i + 1])] - starts[i]
-        pictures = images.pictures(images.train, rows[i][pictured]) if len(pictured) else ()
-        classes.append(plots.MapClass(name, points[i], pictured, pictures))
-    return classes
+    return rows[sample_rows(len(rows), IMAGES_PER_CLASS, seed, stream=int(number))]

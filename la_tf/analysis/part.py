@@ -1,6 +1,7 @@
-"""What a part of a report consists of, whatever figure of the paper it is."""
+"""The parts of a report: drawings, and strips of pictures."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,33 +12,25 @@ class Unavailable(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """A drawing: file name without ending, SVG, and in words what it shows."""
+    """A drawing: its file name without .svg, the SVG, and what it shows in words."""
 
     name: str
     svg: str
     alt: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Tile:
-    """A picture and what stands below it.
+class Tile(NamedTuple):
+    """A picture with its class, and how it compares with the query."""
 
-    Attributes:
-      picture: uint8 [S, S, 3].
-      name: of its class; empty without labels.
-      similarity: to the query; None for the query itself.
-      same: whether it is of the query's class; None without labels.
-    """
-
-    picture: np.ndarray
-    name: str
-    similarity: float | None = None
-    same: bool | None = None
+    picture: np.ndarray  # uint8 [S, S, 3]
+    name: str  # of its class; empty without labels
+    similarity: float | None = None  # None for the query itself
+    same: bool | None = None  # whether it is of the query's class; None without labels
 
 
 @dataclasses.dataclass(frozen=True)
 class Strip:
-    """A query and its neighbours with falling similarity, and what is to be said of them."""
+    """A query, its neighbours with falling similarity, and the words above them."""
 
     words: str
     query: Tile
@@ -46,7 +39,7 @@ class Strip:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Strips that belong together."""
+    """Strips under a heading."""
 
     heading: str
     strips: tuple[Strip, ...]

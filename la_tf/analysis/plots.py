@@ -1,13 +1,13 @@
 """Draws figures as SVG that is legible on a light and on a dark page.
 
 Every panel is a file of its own, so that a page can put them side by side or, on a telephone, below
-each other. No global state of matplotlib is used but its settings, and these only while drawing.
+each other. matplotlib's global settings are changed only while drawing.
 """
 
 import dataclasses
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -20,12 +20,13 @@ from la_tf.analysis.part import Group
 
 GROUND, INK, MUTED, FAINT = "#ffffff", "#1f2430", "#667080", "#dde1e7"
 DARK = {GROUND: "#1a1e26", INK: "#e4e8ef", MUTED: "#9aa5b5", FAINT: "#353c49"}
-# Told apart with any colour vision (after Okabe and Ito), on white and on near black. Lines differ
-# in their dashes too, points in their shapes.
+# Distinct with any colour vision (after Okabe and Ito), on white and on near black. Lines differ
+# also in their dashes, points in their shapes.
 COLOURS = ("#2b7fc4", "#e08214", "#169873", "#c2508e", "#7a68c9", "#8c8c1f")
 DASHES = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)))
 SHAPES = ("o", "s", "^")
 _SIZE = (4.6, 3.0)  # inches
+_BINS = 45  # of a histogram
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 10,
@@ -78,7 +79,7 @@ def _in_percent(value: float, position: int) -> str:
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    # Attributes that matplotlib writes can be matched, and so be given another colour in the dark.
+    # matplotlib writes colours as attributes, which a style sheet can match and replace.
     rules = "".join(
         f'[style*="{what}: {light}"]{{{what}:{dark} !important}}'
         for light, dark in DARK.items()
@@ -89,40 +90,23 @@ def _svg(figure: Figure) -> str:
     return head + style + "\n" + end + body
 
 
-@dataclasses.dataclass(frozen=True)
-class Distribution:
-    """Values of one run, for a histogram."""
-
-    label: str
-    values: np.ndarray
-
-
 @_drawn
-def histograms(title: str, distributions: Sequence[Distribution], bins: int = 45) -> str:
-    """Histograms over each other (a panel of Figure 2).
-
-    Args:
-      title: what the values are.
-      distributions: one a run.
-      bins: the same for all.
-
-    Returns:
-      SVG.
-    """
+def histograms(title: str, distributions: Mapping[str, np.ndarray]) -> str:
+    """Histograms of values by label, with the same bins, as SVG (a panel of Figure 2)."""
     figure, axes = _axes(_SIZE[0], _SIZE[1] + 0.18 * max(0, len(distributions) - 2))
-    edges = np.histogram_bin_edges(np.concatenate([d.values for d in distributions]), bins)
-    for i, distribution in enumerate(distributions):
+    edges = np.histogram_bin_edges(np.concatenate(list(distributions.values())), _BINS)
+    for i, (label, values) in enumerate(distributions.items()):
         colour = COLOURS[i % len(COLOURS)]
-        counts, _ = np.histogram(distribution.values, edges)
-        shares = counts / len(distribution.values)
-        axes.stairs(shares, edges, fill=True, color=colour, alpha=0.22)
-        axes.stairs(
-            shares,
+        axes.hist(
+            values,
             edges,
-            color=colour,
+            weights=np.full(len(values), 1 / len(values)),
+            histtype="stepfilled",
+            facecolor=(colour, 0.22),
+            edgecolor=colour,
             linewidth=1.6,
             linestyle=DASHES[i % len(DASHES)],
-            label=distribution.label,
+            label=label,
         )
     axes.set_title(title)
     axes.set_xlabel("mean similarity")
@@ -144,15 +128,15 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """What belongs into one pair of axes; the horizontal one is epochs.
+    """Curves over epochs that share their axes.
 
     Attributes:
       name: of the file.
       title: what is drawn, with its unit.
       curves: none of them empty.
       levels: value -> what a horizontal line at it means.
-      share: whether the values lie between 0 and 1.
-      log: whether the axis is logarithmic where the values differ much.
+      share: whether the values are shares, between 0 and 1.
+      log: whether the axis is logarithmic where values differ by more than a factor of 2.
     """
 
     name: str
@@ -165,16 +149,7 @@ class Panel:
 
 @_drawn
 def learning_curve(panel: Panel, switch: float | None, last_epoch: float) -> str:
-    """One panel of the learning curves.
-
-    Args:
-      panel: its lines.
-      switch: the epoch at which Local Aggregation began, or None.
-      last_epoch: where the horizontal axis ends.
-
-    Returns:
-      SVG.
-    """
+    """One panel as SVG; `switch` is the epoch at which Local Aggregation began, or None."""
     figure, axes = _axes()
     for i, curve in enumerate(panel.curves):
         axes.plot(
@@ -188,36 +163,26 @@ def learning_curve(panel: Panel, switch: float | None, last_epoch: float) -> str
         )
     for value, meaning in panel.levels.items():
         axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
-        axes.annotate(
-            meaning,
-            (1, value),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, 3),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8.5,
-            color=MUTED,
-        )
+        _note(axes, meaning, (1, value), ("axes fraction", "data"), offset=-2, ha="right")
     axes.set_title(panel.title, pad=20 if switch is not None else None)
     axes.set_xlabel("epoch")
-    axes.set_xlim(0, last_epoch or 1)  # before the first step there is kNN already
+    axes.set_xlim(0, last_epoch or 1)  # kNN is measured before the first step too
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=last_epoch >= 2))
     _scale(axes, panel)
     if switch is not None:
         axes.axvline(switch, color=MUTED, linewidth=1)
-        axes.annotate(
-            "IR | LA",
-            (switch, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8.5,
-            color=MUTED,
-        )
+        _note(axes, "IR | LA", (switch, 1), ("data", "axes fraction"), offset=0, ha="center")
     if len(panel.curves) > 1:
         _legend(axes)
     return _svg(figure)
+
+
+def _note(axes: Axes, text: str, at, coordinates, offset: int, ha: str) -> None:
+    """Small words just above a point, `offset` points to its right."""
+    look = {"ha": ha, "fontsize": 8.5, "color": MUTED}
+    axes.annotate(
+        text, at, xycoords=coordinates, xytext=(offset, 3), textcoords="offset points", **look
+    )
 
 
 def _scale(axes: Axes, panel: Panel) -> None:
@@ -231,38 +196,24 @@ def _scale(axes: Axes, panel: Panel) -> None:
         return
     if panel.share:
         axes.yaxis.set_major_formatter(_in_percent)
-    # Room above for a line, and for the words on a level.
+    # Space above for a line, and for the words on a level.
     axes.set_ylim(0, 1.1 * max([*values, *panel.levels]) or 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class MapClass:
-    """One class on a map.
-
-    Attributes:
-      label: its name and accuracy.
-      points: [P, 2].
-      pictured: numbers of the points that are shown as pictures.
-      pictures: uint8 [len(pictured), S, S, 3].
-    """
+    """One class on a map: points [P, 2], and pictures uint8 [S, S, 3] at some of them."""
 
     label: str
     points: np.ndarray
-    pictured: np.ndarray
-    pictures: Sequence[np.ndarray]
+    pictures: Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 @_drawn
 def planar_map(title: str, classes: Sequence[MapClass], limits: np.ndarray) -> str:
-    """Points of three classes with some of their images (a panel of Figure 4).
+    """Points of at most three classes with some of their images as SVG (a panel of Figure 4).
 
-    Args:
-      title: of the panel.
-      classes: at most three.
-      limits: [2, 2], the ends of either axis, so that two panels have one scale.
-
-    Returns:
-      SVG.
+    `limits` [2, 2] are the ends of both axes, so that two panels have one scale.
     """
     figure, axes = _axes(_SIZE[0], 5.0)
     for i, of_class in enumerate(classes):
@@ -276,12 +227,10 @@ def planar_map(title: str, classes: Sequence[MapClass], limits: np.ndarray) -> s
             label=of_class.label,
         )
     for i, of_class in enumerate(classes):
-        for number, picture in zip(of_class.pictured, of_class.pictures, strict=True):
+        for point, picture in of_class.pictures:
             image = OffsetImage(picture, zoom=26 / len(picture), interpolation="nearest")
             frame = {"edgecolor": COLOURS[i], "linewidth": 1.6}
-            axes.add_artist(
-                AnnotationBbox(image, of_class.points[number], pad=0.06, bboxprops=frame)
-            )
+            axes.add_artist(AnnotationBbox(image, point, pad=0.06, bboxprops=frame))
     axes.set(title=title, xlim=limits[0], ylim=limits[1], aspect="equal", xticks=[], yticks=[])
     for side in ("top", "right"):
         axes.spines[side].set_visible(True)
@@ -291,14 +240,7 @@ def planar_map(title: str, classes: Sequence[MapClass], limits: np.ndarray) -> s
 
 @_drawn
 def neighbour_sheet(groups: Sequence[Group]) -> bytes:
-    """Queries and their neighbours as one picture, in the form of Figure 3.
-
-    Args:
-      groups: with strips of the same length each.
-
-    Returns:
-      PNG.
-    """
+    """Queries and their neighbours as one PNG, in the form of Figure 3."""
     strips = [(g.heading, strip) for g in groups for strip in g.strips]
     columns = 1 + max(len(strip.neighbours) for _, strip in strips)
     figure = Figure(figsize=(1.15 * columns, 1.6 * len(strips)), layout="constrained")

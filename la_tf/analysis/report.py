@@ -1,18 +1,17 @@
-"""Writes report.html: everything there is to see of a run, in one file that needs no other."""
+"""Writes report.html: the results, figures and configuration of a run, in one file."""
 
-import base64
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jinja2
 import tensorflow as tf
 from PIL import Image
 
 from la_tf.analysis import curves, retrieval
 from la_tf.analysis.density import bank_density, density_part
-from la_tf.analysis.images import RunImages, data_uri
+from la_tf.analysis.html import data_uri, html_template
+from la_tf.analysis.images import RunImages
 from la_tf.analysis.mds import mds_part
 from la_tf.analysis.part import Part, Unavailable
 from la_tf.analysis.plots import neighbour_sheet
@@ -20,7 +19,8 @@ from la_tf.data.base import DataError
 from la_tf.errors import RunError, first_line
 from la_tf.files import replace_file
 from la_tf.results import run_facts
-from la_tf.results.knn_table import table_rows
+from la_tf.results.evaluations import read_evaluations
+from la_tf.results.tables import milestone_rows, milestone_table, result_tables
 from la_tf.runs.log import read_log
 from la_tf.runs.trained_run import TrainedRun, load_run, open_images
 
@@ -39,25 +39,24 @@ def write_report(
 ) -> pathlib.Path:
     """Writes report.html and figures/ into a run directory, finished or not, labelled or not.
 
-    What cannot be made is said in its place. Of large data, samples are used, and the captions say
-    so: 5,000 rows of the bank for the densities, 10,000 held-out images, and 50,000 training images
-    where the bank is of others.
+    In place of a part that cannot be made stands the reason. Large data are sampled, and the
+    captions say so: 5,000 rows of the bank for the densities, 10,000 held-out images, and 50,000
+    training images where the bank is of others.
 
     Args:
       run_dir: as `tools/train.py` made it.
-      others: other runs, to be drawn into the densities (Figure 2).
-      data: as `open_images` takes it; without it, the run's images, if they are still there.
-      val_data: the same.
-      holdout: the same.
+      others: runs whose densities are drawn too (Figure 2).
+      data: with `val_data` and `holdout` as `open_images` takes it; by default the run's images,
+        if they are still there.
+      val_data: see `data`.
+      holdout: see `data`.
       say: takes sentences for a person.
 
     Returns:
       The report's path.
 
     Raises:
-      RunError: there is no such run, or the report cannot be written.
-      ConfigError: the run's configuration is not one of this version.
-      DataError: `data` or `val_data` cannot be used.
+      ConfigError, UserError: run or images cannot be used, or the report cannot be written.
     """
     run = load_run(run_dir)
     compared = [load_run(other) for other in others]
@@ -67,7 +66,7 @@ def write_report(
     steps = run.steps_per_epoch
     schedule = run.config.schedule
     panels = curves.panels(records, timing.value or [], run.config, run.num_examples, steps)
-    rows, gallery = table_rows(records, run.warm_start_steps, schedule.epochs * steps)
+    rows, gallery = milestone_rows(records, run.warm_start_steps, schedule.epochs * steps)
     sections = [
         _Section(
             "curves",
@@ -83,14 +82,14 @@ def write_report(
         _Section("neighbours", "Nearest neighbours", neighbours, "Figure 3"),
         _Section("map", "Map of classes", map_, "Figure 4"),
     ]
-    page = _template().render(
+    page = html_template("la_tf.analysis", "report.html").render(
         name=_name(run),
         path=str(run.path),
         summary=run_facts.summary(run, records),
         warnings=[log.missing for log in (metrics, timing) if log.missing]
         + run_facts.warnings(run, records),
-        milestones=run_facts.milestone_table(rows, gallery) if rows else None,
-        results=_attempt(lambda: run_facts.result_tables(run)),
+        milestones=milestone_table(rows, gallery) if rows else None,
+        results=_attempt(lambda: result_tables(read_evaluations(run.path))),
         views=_attempt(lambda: _augmented_views(run)),
         sections=sections,
         configuration=run_facts.configuration(run.config),
@@ -108,7 +107,7 @@ def write_report(
 
 @dataclasses.dataclass(frozen=True)
 class _Attempt:
-    """What could be made, or the sentence that says why it could not."""
+    """A part of the page, or the sentence that says why it is missing."""
 
     value: Any = None
     missing: str = ""
@@ -126,7 +125,7 @@ def _attempt(make: Callable[[], Any]) -> _Attempt:
 
 @dataclasses.dataclass(frozen=True)
 class _Section:
-    """A part of the report under its heading, and the figure of the paper that it is."""
+    """A part of the report with its heading, and which figure of the paper it is."""
 
     key: str
     heading: str
@@ -137,7 +136,7 @@ class _Section:
 def _of_images(
     run: TrainedRun, data: str | None, val_data: str | None, holdout: int, say: Callable
 ) -> tuple[_Attempt, _Attempt]:
-    """What needs the images themselves: nearest neighbours, and the map of classes."""
+    """The parts that need the images: nearest neighbours, and the map of classes."""
     try:
         train, heldout = open_images(run, data, val_data, holdout, say)
     except DataError as error:
@@ -145,7 +144,7 @@ def _of_images(
             raise
         gone = _Attempt(
             missing=f"The images of the run are needed, and cannot be used: {error} If they have "
-            "moved, tools/analyze.py takes their place as --data."
+            "moved, give their place to tools/analyze.py as --data."
         )
         return gone, gone
     images = RunImages(run, train, heldout, say)
@@ -174,7 +173,7 @@ def _of_images(
 
 
 def _augmented_views(run: TrainedRun) -> str:
-    """The sheet that training leaves of what its network sees, as a data: address."""
+    """The sheet of augmented views that training writes, as a data: address."""
     path = run.path / FIGURES / AUGMENTED_VIEWS
     try:
         with Image.open(path) as sheet:
@@ -186,7 +185,7 @@ def _augmented_views(run: TrainedRun) -> str:
 
 
 def _densities(runs: Sequence[TrainedRun]) -> Part:
-    """Figure 2 of runs that are told apart by their names, or else by their paths."""
+    """Figure 2 of runs, under their names, or their paths where names are the same."""
     names = [_name(run) for run in runs]
     if len(set(names)) < len(names):
         names = [str(run.path) for run in runs]
@@ -208,23 +207,6 @@ def _log(run: TrainedRun, name: str) -> _Attempt:
         return _Attempt(read_log(run.path / name))
     except (OSError, ValueError) as error:
         return _Attempt(missing=f"{name} cannot be read ({error}): its numbers are left out.")
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("la_tf.analysis"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["picture_uri"] = data_uri
-    environment.filters["svg_uri"] = _svg_uri
-    return environment.get_template("report.html")
-
-
-def _svg_uri(svg: str) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode('ascii')}"
 
 
 def _write_figures(folder: pathlib.Path, sections: Sequence[_Section]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from la_tf.analysis.images import EmbeddedImages, RunImages
 from la_tf.analysis.part import Group, Part, Strip, Tile, Unavailable
 from la_tf.data.base import Source, sample_rows
-from la_tf.evaluation.knn import nearest, votes
+from la_tf.evaluation.knn import nearest, nearest_others, votes
 
 STRIPS = 4  # successes, and as many failures
 SAMPLED_STRIPS = 6  # without labels
@@ -40,15 +40,9 @@ def classify(
     tau: float,
     k: int = 200,
 ) -> Classified:
-    """Predicts the class of each query as `knn_accuracy` does, and says how surely.
+    """Predicts the class of each query [Q, D] as `knn_accuracy` does, and how certain that is.
 
-    Args:
-      queries: [Q, D] unit rows.
-      gallery: [N, D] unit rows.
-      gallery_labels: [N] classes.
-      num_classes: number of classes.
-      tau: temperature of the votes.
-      k: neighbours that vote; clipped to N.
+    The k nearest rows of the gallery [N, D] vote, clipped to N, with the temperature tau.
     """
     similarities, rows = nearest(queries, gallery, min(k, len(gallery)))
     scores = votes(similarities, gallery_labels[rows], num_classes, tau)
@@ -59,17 +53,13 @@ def classify(
 def most_confident(
     confidence: np.ndarray, labels: np.ndarray, eligible: np.ndarray, count: int
 ) -> np.ndarray:
-    """The queries of highest confidence, of as many classes as possible.
+    """The `count` queries of highest confidence [Q], from as many classes as possible.
 
-    Args:
-      confidence: [Q].
-      labels: [Q] classes.
-      eligible: bool [Q], which queries may be chosen: the right ones, or the wrong ones.
-      count: how many.
+    Only `eligible` ones, bool [Q], are chosen. Every class gives one before any gives a second; of
+    equal ones the first comes first.
 
     Returns:
-      At most `count` query numbers by falling confidence. Every class gives one before any gives
-      a second; of equal ones the first comes first.
+      Numbers of queries by falling confidence.
     """
     candidates = np.flatnonzero(eligible)
     candidates = candidates[np.argsort(-confidence[candidates], kind="stable")]
@@ -81,39 +71,10 @@ def most_confident(
     return chosen[np.argsort(-confidence[chosen], kind="stable")]
 
 
-def nearest_others(
-    queries: np.ndarray, own_rows: np.ndarray, gallery: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest rows of a gallery that the queries are part of, without the queries themselves.
-
-    Args:
-      queries: [Q, D] unit rows.
-      own_rows: [Q] the row of the gallery that is each query's own.
-      gallery: [N, D] unit rows.
-      count: how many neighbours; at most N - 1.
-
-    Returns:
-      Similarities [Q, count], falling, and row numbers [Q, count].
-    """
-    similarities, rows = nearest(queries, gallery, count + 1)
-    own = rows == own_rows[:, np.newaxis]
-    # An own row that is further away than all of these takes no place from another one.
-    own[~own.any(axis=1), -1] = True
-    shape = (len(queries), count)
-    return similarities[~own].reshape(shape), rows[~own].reshape(shape)
-
-
 def labelled_part(
     images: RunImages, gallery: EmbeddedImages, queries: EmbeddedImages, found: Classified
 ) -> Part:
-    """Figure 3: the most confident successes and failures among held-out images.
-
-    Args:
-      images: of the run.
-      gallery: what was searched, with labels.
-      queries: held-out images, with labels.
-      found: how they were classified.
-    """
+    """Figure 3: the most confident successes and failures among held-out images, `queries`."""
     labels, names = queries.source.labels, queries.source.class_names
     right = found.predicted == labels
     groups = []
@@ -140,11 +101,10 @@ def labelled_part(
 def sampled_part(images: RunImages, gallery: EmbeddedImages) -> Part:
     """Figure 3 without classes: a seeded sample of images and their neighbours.
 
-    Held-out images where there are any, else training images, which are then left out of their own
-    neighbours.
+    Held-out images where there are any, else training images, which are not their own neighbours.
 
     Raises:
-      Unavailable: there are no two images.
+      Unavailable: there is only one image.
     """
     seed = images.run.config.schedule.seed
     if images.heldout is not None:
@@ -181,33 +141,24 @@ def _strips(
     similarities: np.ndarray,
 ) -> tuple[Strip, ...]:
     """A strip for each of `rows`, with neighbours and similarities [R, n]."""
-    if not len(rows):
-        return ()
-    pictures = images.pictures(source, rows)
-    found = images.pictures(gallery, neighbours.ravel())
-    found = found.reshape(*neighbours.shape, *found.shape[1:])
-    query_names, names = _names(source, rows), _names(gallery, neighbours.ravel())
-    names = np.reshape(names, neighbours.shape)
-    compared = source.labels is not None and gallery.labels is not None
-    return tuple(
-        Strip(
-            words[i],
-            Tile(pictures[i], query_names[i]),
-            tuple(
-                Tile(
-                    found[i, j],
-                    str(names[i, j]),
-                    float(similarities[i, j]),
-                    bool(names[i, j] == query_names[i]) if compared else None,
-                )
-                for j in range(neighbours.shape[1])
-            ),
+    known = source.labels is not None and gallery.labels is not None
+    found = _tiles(images, gallery, neighbours.ravel())
+    strips = []
+    for i, query in enumerate(_tiles(images, source, rows)):
+        tiles = found[i * neighbours.shape[1] :]
+        compared = tuple(
+            tile._replace(similarity=similarity, same=tile.name == query.name if known else None)
+            for tile, similarity in zip(tiles, similarities[i].tolist(), strict=False)
         )
-        for i in range(len(rows))
-    )
+        strips.append(Strip(words[i], query, compared))
+    return tuple(strips)
 
 
-def _names(source: Source, rows: np.ndarray) -> list[str]:
-    if source.labels is None:
-        return [""] * len(rows)
-    return [source.class_names[label] for label in source.labels[rows]]
+def _tiles(images: RunImages, source: Source, rows: np.ndarray) -> list[Tile]:
+    """Images with their classes."""
+    if not len(rows):
+        return []
+    names = [""] * len(rows)
+    if source.labels is not None:
+        names = [source.class_names[label] for label in source.labels[rows]]
+    return list(map(Tile, images.pictures(source, rows), names))

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from la_tf.errors import UserError
+
 ENDS_BYTES = 4096  # enough for any file signature, and for padding after an end marker
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """Images that cannot be used; the message is one sentence that says what to do."""
 
 

@@ -32,7 +32,7 @@ def pixels(dataset: tf.data.Dataset) -> np.ndarray:
       RunError: they do not fit in memory.
     """
     batches = [images.numpy().reshape(len(images), -1) for _, images in dataset.take(1)]
-    # All batches but the last are of one size.
+    # All batches but the last have the same size.
     needed = 2 * batches[0].nbytes * len(dataset)
     require_memory(needed, "raw pixels", "leave out --baselines")
     rows = np.concatenate([images.numpy().reshape(len(images), -1) for _, images in dataset])
@@ -40,7 +40,7 @@ def pixels(dataset: tf.data.Dataset) -> np.ndarray:
 
 
 def require_memory(needed: int, what: str, remedy: str) -> None:
-    """Refuses what would be killed half-way.
+    """Refuses work that would run out of memory half-way.
 
     Raises:
       RunError: `what` takes more bytes than are free; `remedy` is what to do.

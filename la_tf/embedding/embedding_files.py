@@ -1,8 +1,8 @@
 """Embeddings of a whole set on disk: an array for NumPy, and a table with paths and classes.
 
-Work that is killed goes on where it stopped. While it is under way, rows go to
-`embeddings.npy.partial`, and `embeddings.progress.json` says how many of them count and of which
-model and images they are. The final names appear once both files are whole.
+Interrupted work continues where it stopped. Until both files are complete and get their final
+names, rows go to `embeddings.npy.partial`, and `embeddings.progress.json` says how many of them are
+safely on disk, and of which model and images they are.
 """
 
 import contextlib
@@ -18,13 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
-from tqdm import tqdm
 
 from la_tf.data.base import DataError, Source, Subset
 from la_tf.data.checks import find_bad_images
 from la_tf.data.identity import identify
 from la_tf.data.pipeline import EVAL_BATCH_SIZE
-from la_tf.embedding.embedding_model import EmbeddingError, EmbeddingModel
+from la_tf.embedding.embedding_model import EmbeddingError, EmbeddingModel, progress_bar
 from la_tf.errors import first_line
 from la_tf.files import lock, write_json
 
@@ -34,27 +33,19 @@ PROGRESS_FILE = "embeddings.progress.json"
 _LOCK_FILE = "embeddings.lock"
 _PARTIAL = ".partial"
 
-# Saved work ends with a whole batch: the same images then share a batch after a restart, and the
-# same batches give the same bits.
-_BATCHES_A_SAVE = 4
-_ROWS_A_GROUP = 65_536  # of the table; 32 MiB of vectors at D = 128
-_OTHER = {"model": "another model", "data": "another set of images"}
-_BYTES_A_NAME = 256  # of path, class and numbers in the table, taken generously
+# Saved rows end with a whole batch: then the same images share a batch after a restart, and equal
+# batches give equal bits.
+_BATCHES_PER_SAVE = 4
+_ROWS_PER_GROUP = 65_536  # of the table; 32 MiB of vectors at D = 128
+_DESCRIPTION = {"model": "another model", "data": "another set of images"}
+_NAME_BYTES = 256  # of path, class and numbers in a row of the table, an upper estimate
 
 Identity = dict[str, dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """Embeddings on disk.
-
-    Attributes:
-      array: path of the .npy file, float32 [N, D].
-      table: path of the Parquet file, N rows.
-      rows: N.
-      dim: D.
-      was_there: whether an earlier call had finished them.
-    """
+    """Files with embeddings [rows, dim]; `was_there` says that an earlier call wrote them."""
 
     array: pathlib.Path
     table: pathlib.Path
@@ -64,11 +55,11 @@ class Written:
 
 
 def write_embeddings(model: EmbeddingModel, source: Source, output_dir: str) -> Written:
-    """Embeds every image, or what an earlier call has left to do.
+    """Embeds every image that an earlier call has not embedded.
 
     `embeddings.npy` holds float32 [N, D], row i for example i. `embeddings.parquet` has the columns
     path, index, label, class_name (both null without labels) and vector; its schema's metadata
-    hold "model" and "data" as JSON. Both are the same bytes however often the work was stopped.
+    hold "model" and "data" as JSON. Stopping the work changes no byte of either file.
 
     Args:
       model: see `run_model` and `export_model`.
@@ -78,7 +69,7 @@ def write_embeddings(model: EmbeddingModel, source: Source, output_dir: str) -> 
     Raises:
       EmbeddingError: there are embeddings of another model or other images, the disk is full or
         cannot be written, or another process is at work there. Nothing is overwritten.
-      DataError: an image cannot be decoded after all.
+      DataError: an image cannot be decoded.
     """
     folder = pathlib.Path(output_dir).expanduser()
     identity = {"model": model.identity, "data": {"name": source.name, **identify(source)}}
@@ -88,7 +79,7 @@ def write_embeddings(model: EmbeddingModel, source: Source, output_dir: str) -> 
             return _write(model, source, folder, identity)
     except OSError as error:
         raise EmbeddingError(
-            f"{folder} cannot be written: {error.strerror or error}. Rows already saved stay; mend "
+            f"{folder} cannot be written: {error.strerror or error}. Saved rows are kept; fix "
             "that and start the same command again."
         ) from error
 
@@ -103,7 +94,7 @@ def _write(
         _remove_leftovers(folder)
         return Written(array, table, rows, dim, was_there=True)
     done = _saved_rows(folder, identity)
-    # One image first: a model that does not fit fails here, and D is known.
+    # One image first, for D, and so that a model that does not fit the images fails early.
     dim = next(_explained(model, source, range(1))).shape[1]
     partial = folder / (ARRAY_FILE + _PARTIAL)
     _require_space(folder, partial, source.num_examples, dim)
@@ -125,17 +116,14 @@ def _embed(
     folder: pathlib.Path,
     identity: Identity,
 ) -> None:
-    """Appends rows `done` to N, and notes every few batches how many are safely on disk."""
+    """Appends rows `done` to N, and records every few batches how many are safely on disk."""
     count = source.num_examples
-    bar = tqdm(
-        total=count, initial=done, unit=" images", unit_scale=True, dynamic_ncols=True, disable=None
-    )  # None: where there is no terminal
-    with bar:
+    with progress_bar(count, done) as bar:
         for number, rows in enumerate(_explained(model, source, range(done, count)), start=1):
             file.write(np.ascontiguousarray(rows, "<f4").data)
             done += len(rows)
             bar.update(len(rows))
-            if number % _BATCHES_A_SAVE == 0 or done == count:
+            if number % _BATCHES_PER_SAVE == 0 or done == count:
                 file.flush()
                 os.fsync(file.fileno())
                 write_json(folder / PROGRESS_FILE, {**identity, "rows": done})
@@ -163,10 +151,10 @@ def _explained(model: EmbeddingModel, source: Source, indices: range) -> Iterato
 
 
 def _saved_rows(folder: pathlib.Path, identity: Identity) -> int:
-    """How many rows an interrupted call has left; 0 where there was none.
+    """How many rows an interrupted call has saved.
 
     Raises:
-      EmbeddingError: what is there is something else, or damaged.
+      EmbeddingError: the folder holds other embeddings, or damaged ones.
     """
     progress = folder / PROGRESS_FILE
     if not progress.exists():
@@ -181,15 +169,15 @@ def _saved_rows(folder: pathlib.Path, identity: Identity) -> int:
         stored = json.loads(progress.read_text(encoding="utf-8"))
         rows = int(stored.pop("rows"))
     except (ValueError, KeyError, AttributeError) as error:
-        raise EmbeddingError(f"{progress} cannot be read ({error}): remove it to begin.") from error
+        raise EmbeddingError(f"{progress} cannot be read ({error}): remove it.") from error
     _require_same(folder, stored, identity)
     return rows
 
 
 def _open_array(partial: pathlib.Path, count: int, dim: int, done: int) -> BinaryIO:
-    """Opens the array [count, dim] to append after its first `done` rows, which count."""
+    """Opens the array [count, dim] to append after its first `done` rows."""
     damaged = EmbeddingError(
-        f"{partial} is shorter than {PROGRESS_FILE} says: remove both to begin anew."
+        f"{partial} is shorter than {PROGRESS_FILE} says: remove both to start over."
     )
     if done and not partial.exists():
         raise damaged
@@ -220,21 +208,21 @@ def _write_table(
     metadata = {name: json.dumps(value) for name, value in identity.items()}
     schema = pa.schema(list(columns.items()), metadata=metadata)
     with pq.ParquetWriter(path, schema, use_dictionary=["class_name"]) as writer:
-        for start in range(0, count, _ROWS_A_GROUP):
-            rows = np.arange(start, min(start + _ROWS_A_GROUP, count))
-            labels = names = pa.nulls(len(rows))
+        for start in range(0, count, _ROWS_PER_GROUP):
+            rows = np.arange(start, min(start + _ROWS_PER_GROUP, count))
+            labels = names = [None] * len(rows)
             if source.labels is not None:
                 labels = source.labels[rows]
                 names = [source.class_names[label] for label in labels]
             flat = pa.array(vectors[rows[0] : rows[-1] + 1].reshape(-1))
-            group = [
-                pa.array([source.describe(int(i)) for i in rows], pa.string()),
-                pa.array(rows),
-                pa.array(labels).cast(pa.int32()),
-                pa.array(names, pa.string()),
-                pa.FixedSizeListArray.from_arrays(flat, dim),
-            ]
-            writer.write_table(pa.Table.from_arrays(group, schema=schema))
+            group = {
+                "path": [source.describe(int(i)) for i in rows],
+                "index": rows,
+                "label": labels,
+                "class_name": names,
+                "vector": pa.FixedSizeListArray.from_arrays(flat, dim),
+            }
+            writer.write_table(pa.table(group, schema=schema))
 
 
 def _table_identity(path: pathlib.Path) -> Identity:
@@ -258,21 +246,21 @@ def _foreign(path: pathlib.Path) -> EmbeddingError:
 
 
 def _require_same(folder: pathlib.Path, stored: Identity, wanted: Identity) -> None:
-    """Raises EmbeddingError if `folder` holds embeddings of something else, and says of what."""
+    """Raises EmbeddingError if `folder` holds embeddings of another model or other images."""
     for part, values in wanted.items():
         before = stored.get(part, {})
         for name, value in values.items():
-            # Where the images lie may change: the fingerprint holds what they are.
+            # The images may have moved: their fingerprint identifies them.
             if before.get(name) != value and (part, name) != ("data", "name"):
                 raise EmbeddingError(
-                    f"{folder} holds embeddings of {_OTHER[part]} (its {name} was "
+                    f"{folder} holds embeddings of {_DESCRIPTION[part]} (its {name} was "
                     f"{before.get(name)}, now {value}): name another --output_dir."
                 )
 
 
 def _require_space(folder: pathlib.Path, partial: pathlib.Path, count: int, dim: int) -> None:
     present = partial.stat().st_size if partial.exists() else 0
-    needed = count * (8 * dim + _BYTES_A_NAME) - present
+    needed = count * (8 * dim + _NAME_BYTES) - present
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise EmbeddingError(
@@ -296,7 +284,7 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
 
 def _remove_leftovers(folder: pathlib.Path) -> None:
     files = [folder / name for name in (ARRAY_FILE + _PARTIAL, TABLE_FILE + _PARTIAL)]
-    # Those of `write_json` that a kill has left.
+    # Partial files of `write_json` after a kill.
     files += [*folder.glob(f"{PROGRESS_FILE}.*{_PARTIAL}"), folder / PROGRESS_FILE]
     for file in files:
         file.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from la_tf.config import DataConfig, NumericsConfig
 from la_tf.data.augment import CENTER_VIEW_VERSION
@@ -15,23 +16,23 @@ from la_tf.data.base import DataError, Source
 from la_tf.data.checks import keep_good_images
 from la_tf.data.pipeline import EVAL_BATCH_SIZE, eval_dataset
 from la_tf.data.sources import open_train_and_val
-from la_tf.errors import first_line
+from la_tf.errors import UserError, first_line
 from la_tf.runs import runtime
 from la_tf.runs.trained_run import TrainedRun
 
 _DIGITS = 16  # of a digest in an identity
 
 
-class EmbeddingError(RuntimeError):
+class EmbeddingError(UserError, RuntimeError):
     """Embeddings that cannot be computed or written; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingModel:
-    """Something that embeds images.
+    """A model that embeds images.
 
     Attributes:
-      identity: what tells it from other models and other views of the images, ready for JSON.
+      identity: what its embeddings depend on, weights and preprocessing, ready for JSON.
       batches: a source of N images -> its embeddings in order, [<= 128, D] float32 at a time.
     """
 
@@ -43,7 +44,7 @@ def run_model(run: TrainedRun) -> EmbeddingModel:
     """The network of a run directory, in float32 on centre views."""
     side = run.config.data.image_size
 
-    # One graph for every batch, the last and smaller one too.
+    # One graph for all batches, also for the smaller last one.
     @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32)])
     def embed(views: tf.Tensor) -> tf.Tensor:
         return run.network(views, training=False)
@@ -64,9 +65,9 @@ def run_model(run: TrainedRun) -> EmbeddingModel:
 
 
 def export_model(directory: str) -> EmbeddingModel:
-    """An exported network, with the preprocessing that it carries.
+    """An exported network with its preprocessing.
 
-    Determinism is switched on for the whole process, as `load_run` does.
+    Switches on determinism for the whole process, as `load_run` does.
 
     Args:
       directory: a SavedModel whose signature `serving_default` takes `image_bytes` and gives
@@ -84,7 +85,7 @@ def export_model(directory: str) -> EmbeddingModel:
         signature = loaded.signatures["serving_default"]
         fits = "image_bytes" in signature.structured_input_signature[1]
         fits = fits and "embedding" in signature.structured_outputs
-    except Exception as error:  # a damaged file can break TensorFlow's readers in many ways
+    except Exception as error:  # TensorFlow fails in many ways on damaged files
         raise EmbeddingError(
             f"the SavedModel {folder} cannot be loaded ({first_line(error)}): export it again."
         ) from error
@@ -100,7 +101,7 @@ def export_model(directory: str) -> EmbeddingModel:
             EVAL_BATCH_SIZE
         )
         for images in encoded.prefetch(tf.data.AUTOTUNE):
-            # With the loaded object in reach: its variables go when it goes.
+            # Through `loaded`, which keeps the variables alive.
             yield loaded.signatures["serving_default"](image_bytes=images)["embedding"].numpy()
 
     identity = {
@@ -111,16 +112,18 @@ def export_model(directory: str) -> EmbeddingModel:
     return EmbeddingModel(identity, batches)
 
 
+def progress_bar(total: int, done: int = 0) -> tqdm:
+    """A bar that counts images; hidden where there is no terminal."""
+    look = {"unit": " images", "unit_scale": True, "dynamic_ncols": True}
+    return tqdm(total=total, initial=done, disable=None, **look)
+
+
 def open_part(
     config: DataConfig, seed: int, part: str, say: Callable[[str], None] = print
 ) -> Source:
-    """The checked images of one part of a data set.
+    """The checked images of one part of a data set, 'train' or 'val'.
 
-    Args:
-      config: `data`, `val_data`, `holdout` and `skip_bad_images` are read.
-      seed: chooses the images that `holdout` takes.
-      part: "train" or "val".
-      say: takes a sentence about images left out.
+    `seed` chooses the images that `config.holdout` takes; `say` takes a sentence on those left out.
 
     Raises:
       DataError: images are missing or unusable, or nothing is held out.
@@ -128,7 +131,7 @@ def open_part(
     train, val = open_train_and_val(config, seed)
     source = train if part == "train" else val
     if source is None:
-        raise DataError(f"{config.data} holds no images out: --part=train is all there is.")
+        raise DataError(f"{config.data} has no held-out images: there is only --part=train.")
     return keep_good_images(source, config.skip_bad_images, say)
 
 

@@ -9,19 +9,14 @@ KS = tuple(metric.k for metric in KNN_METRICS)
 
 
 def clipped(num_rows: int) -> str | None:
-    """What to tell people if there are fewer rows than neighbours that should vote."""
+    """A sentence for the user if there are fewer rows than neighbours to vote; else None."""
     if num_rows >= max(KS):
         return None
-    return f"{num_rows} training images are fewer than K = {max(KS)}: in kNN all of them vote."
+    return f"{num_rows} training images are fewer than K = {max(KS)}: all of them vote in kNN."
 
 
 def nearest(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k most similar rows of a bank, exactly.
-
-    Args:
-      queries: [Q, D] unit rows.
-      bank: [N, D] unit rows.
-      k: how many; at most N.
+    """The k most similar rows of a bank [N, D] to each of the queries [Q, D], exactly; k <= N.
 
     Returns:
       Similarities [Q, k] float32, falling, and row numbers [Q, k] int64.
@@ -34,6 +29,23 @@ def nearest(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, 
         k,
         metric=faiss.METRIC_INNER_PRODUCT,
     )
+
+
+def nearest_others(
+    vectors: np.ndarray, rows: np.ndarray, bank: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` nearest rows of a bank [N, D], without the queries' own `rows` [Q] in it.
+
+    Returns:
+      Similarities [Q, count], falling, and row numbers [Q, count]; count <= N - 1.
+    """
+    similarities, found = nearest(vectors, bank, count + 1)
+    own = found == rows[:, np.newaxis]
+    # With copies as near as itself, or with another vector for the query, the own row can be
+    # missing from the list: then the last one goes.
+    own[~own.any(axis=1), -1] = True
+    shape = (len(vectors), count)
+    return similarities[~own].reshape(shape), found[~own].reshape(shape)
 
 
 def votes(similarities: np.ndarray, labels: np.ndarray, num_classes: int, tau: float) -> np.ndarray:
@@ -62,18 +74,18 @@ def knn_accuracy(
     ks: tuple[int, ...] = KS,
     tau: float = 0.07,
 ) -> dict[int, float]:
-    """Accuracy for several k from one search, each clipped to N.
+    """Accuracy for several k, each clipped to N, from one search.
 
     Args:
-      queries: [Q, D] unit rows.
-      query_labels: [Q] their classes.
+      queries: [Q, D] unit rows, with `query_labels` [Q].
+      query_labels: [Q].
       bank: [N, D] unit rows.
-      labels: [N] classes of the bank's rows.
+      labels: [N] of the bank's rows.
       ks: numbers of neighbours.
       tau: temperature.
 
     Returns:
-      k as asked for -> share of queries whose class was predicted.
+      k before clipping -> share of queries whose class was predicted.
     """
     num_classes = int(max(labels.max(), query_labels.max())) + 1
     similarities, rows = nearest(queries, bank, min(max(ks), len(bank)))

@@ -55,7 +55,7 @@ def layer_features(network: tf.keras.Model) -> tf.keras.Model:
 
 
 def pixel_features(image_size: int) -> tf.keras.Model:
-    """Images [B, S, S, 3] -> {'pixels': [B, F]}: what a readout reaches without any network."""
+    """Images [B, S, S, 3] -> {'pixels': [B, F]}: a baseline without a network."""
     images = tf.keras.Input((image_size, image_size, 3))
     return tf.keras.Model(images, {"pixels": _flat(images)}, name="pixel_features")
 
@@ -71,11 +71,11 @@ def _flat(tensor: tf.Tensor) -> tf.Tensor:
 
 
 class Readouts(tf.Module):
-    """One dense layer to the classes on each of several features.
+    """One dense layer to the classes, from zero weights, on each of several frozen features.
 
     Attributes:
-      features: images [B, S, S, 3] -> {name: [B, F]}; frozen.
-      dense: name -> the readout. They start at zero: their problem is convex.
+      features: images [B, S, S, 3] -> {name: [B, F]}.
+      dense: name -> the readout. Their problem is convex, so that they can start at zero.
     """
 
     def __init__(self, features: tf.keras.Model, num_classes: int):
@@ -91,7 +91,7 @@ class Readouts(tf.Module):
 
     @property
     def weights(self) -> list[tf.Variable]:
-        """What is trained: kernels and biases of the readouts, nothing of the network."""
+        """The kernels and biases of the readouts, which alone are trained."""
         return [weight for layer in self.dense.values() for weight in layer.trainable_weights]
 
     def losses(self, features: dict[str, tf.Tensor], labels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -149,15 +149,11 @@ def ten_crop_accuracy(
 ) -> dict[str, float]:
     """Share of held-out images whose class has the largest mean softmax over their crops.
 
-    Args:
-      readouts: trained.
-      heldout: labelled images.
-      image_size: S, pixels.
-      flip: ten crops, or the five that are not mirrored.
-      batch_size: images, not crops, at once.
+    There are ten crops of S = `image_size` pixels, or without `flip` the five that are not
+    mirrored. A batch is counted in images.
 
     Returns:
-      name -> accuracy.
+      {name of the readout: accuracy}.
     """
 
     @tf.function(reduce_retracing=True)

@@ -33,14 +33,9 @@ from la_tf.runs.trained_run import TrainedRun
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a run is evaluated on.
+    """What a run is evaluated on: labels of `train_set` are given, those of `heldout` predicted.
 
-    Attributes:
-      run: the run.
-      train_set: labelled images whose labels are given.
-      heldout: labelled images whose classes are to be found.
-      name: of the data, in tables and file names.
-      say: takes sentences for a person.
+    `name` is that of the data in tables and file names; `say` takes sentences for a person.
     """
 
     run: TrainedRun
@@ -50,7 +45,7 @@ class Task:
     say: Callable[[str], None] = print
 
     def __post_init__(self):
-        """Checks that there is something to evaluate, and that it can be told apart.
+        """Checks that the images have labels and a name of their own.
 
         Raises:
           DataError: nothing is held out, or labels are missing.
@@ -69,8 +64,13 @@ class Task:
         require_own_name(self.run.path, self.name, self.fingerprint)
 
     def row(self, row: str) -> str:
-        """'trained' as what it is, IR or LA."""
+        """The name of a row in results: 'trained' becomes IR or LA."""
         return self.run.objective if row == "trained" else row
+
+    def network(self, row: str) -> tf.keras.Model:
+        """The network of a row: the run's, or an untrained one."""
+        run = self.run
+        return run.network if row == run.objective else run.untrained_network()
 
     def evaluation(self, protocol: str, row: str, accuracy: dict, settings: dict, seconds: float):
         """An `Evaluation` of this task."""
@@ -97,7 +97,7 @@ class Task:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of both sets of images."""
+        """Of the training and the held-out images."""
         return "-".join(identify(s)["fingerprint"] for s in (self.train_set, self.heldout))
 
 
@@ -107,15 +107,15 @@ def knn(task: Task, row: str, gallery: str = "auto") -> Evaluation:
     Args:
       task: run and images.
       row: 'trained', 'untrained' or 'raw pixels'.
-      gallery: 'bank' (the ImageNet protocol), 'crops' (outputs for centre crops of the training
-        images, the Places protocol), or 'auto': the bank where it holds these images and the
-        network is the trained one.
+      gallery: 'bank' (the ImageNet protocol), 'crops' (embeddings of centre crops of the training
+        images, the Places protocol), or 'auto': the bank where it holds the embeddings of these
+        images and of the trained network.
 
     Returns:
       The result, written to the run directory.
 
     Raises:
-      DataError: the bank was asked for and holds other images, or no trained network.
+      DataError: the bank was asked for and holds other images, or another network's embeddings.
       RunError: the result cannot be written.
     """
     started = time.monotonic()
@@ -125,10 +125,7 @@ def knn(task: Task, row: str, gallery: str = "auto") -> Evaluation:
         raise DataError(
             f"the memory bank has no {row} rows for {task.train_set.name}: use --gallery=crops."
         )
-    if row == RAW_PIXELS:
-        embed = pixels
-    else:
-        embed = Embedder(run.network if row == run.objective else run.untrained_network())
+    embed = pixels if row == RAW_PIXELS else Embedder(task.network(row))
     queries = embed(_views(task, task.heldout))
     from_bank = in_bank and gallery != "crops"
     keys = run.bank if from_bank else embed(_views(task, task.train_set))
@@ -153,15 +150,10 @@ def _views(task: Task, source: Source) -> tf.data.Dataset:
 
 
 def linear(task: Task, row: str, config: ReadoutConfig) -> Evaluation:
-    """Accuracy of linear readouts on conv1 to conv5, or on the pixels.
+    """Accuracy of linear readouts on conv1 to conv5, or on the pixels; `row` as for `knn`.
 
-    Under a strategy, call it in its scope. An unfinished training is taken up again; a finished
-    one of the same settings is not repeated.
-
-    Args:
-      task: run and images.
-      row: 'trained', 'untrained' or 'raw pixels'.
-      config: how the readouts are trained.
+    Under a strategy, call it in its scope. An interrupted training is continued; a finished one
+    with the same settings is not repeated.
 
     Returns:
       The result, written to the run directory.
@@ -176,14 +168,14 @@ def linear(task: Task, row: str, config: ReadoutConfig) -> Evaluation:
     done = find_evaluation(run.path, blank)
     unfinished = run.path / FOLDER / f"{blank.key}.unfinished"
     if done is not None:
-        # A kill may have come between the result and this.
+        # Left by a kill right after the result was written.
         shutil.rmtree(unfinished, ignore_errors=True)
-        task.say(f"readouts of {row} on {task.name}: trained before, not repeated.")
+        task.say(f"readouts of {row} on {task.name}: trained before, not trained again.")
         return done
     if row == RAW_PIXELS:
         features = pixel_features(run.config.data.image_size)
     else:
-        features = layer_features(run.network if row == run.objective else run.untrained_network())
+        features = layer_features(task.network(row))
     training = ReadoutTraining(
         features,
         task.train_set,
@@ -216,7 +208,7 @@ def _settings(config: ReadoutConfig, num_examples: int) -> dict:
 
 
 def default_crop(task: Task) -> str:
-    """The crop of supplement B.1: by the network, and by whether these are its own images."""
+    """The random crop of supplement B.1, which depends on the network and the images."""
     if task.run.config.network.network == "alexnet" or not task.in_bank:
         return "margin"
     return "area"

@@ -1,4 +1,4 @@
-"""Trains linear readouts: the loop, its position, and the way back after a kill."""
+"""Trains linear readouts, and resumes their training after a kill."""
 
 import pathlib
 import shutil
@@ -25,14 +25,14 @@ from la_tf.evaluation.linear import ReadoutConfig, Readouts, ten_crop_accuracy, 
 from la_tf.schedules import learning_rate
 
 CROPS = {"margin": margin_crop_view, "area": area_crop_view}
-SAVE_SECONDS = 60.0  # what a kill can cost at most
+SAVE_SECONDS = 60.0  # the most that a kill can cost
 
 
 class ReadoutTraining:
-    """One training of readouts, which goes on where an earlier process stopped.
+    """One training of readouts, which continues where an earlier process stopped.
 
-    Everything is a function of the step: the batches are, and weights, momentum and step are saved
-    together. A resumed training ends with the readouts of an uninterrupted one.
+    Batches are a function of the step; weights, momentum and step are saved together. So a resumed
+    training ends with the readouts of an uninterrupted one.
     """
 
     def __init__(
@@ -51,10 +51,9 @@ class ReadoutTraining:
           features: frozen, see `linear.layer_features`.
           train_set: labelled images.
           config: schedule, crops and seed.
-          folder: for the state while training, and for no other training than this one; `forget`
-            removes it.
-          say: takes a line an epoch.
-          save_seconds: seconds between two savings.
+          folder: for the state of this training alone; `forget` removes it.
+          say: takes a line per epoch.
+          save_seconds: how often the state is saved.
 
         Raises:
           DataError: fewer images than one batch.
@@ -93,7 +92,7 @@ class ReadoutTraining:
 
     @property
     def seconds(self) -> float:
-        """Time spent training, in all processes together; lost steps not counted."""
+        """Time spent training, over all processes, without steps that were lost."""
         return float(self._seconds.numpy())
 
     def _restore(self) -> None:
@@ -101,10 +100,10 @@ class ReadoutTraining:
             self._manager.checkpoint.restore(
                 self._manager.latest_checkpoint
             ).assert_existing_objects_matched()
-            self.say(f"readouts: going on after step {self.step} of {self.total_steps}.")
+            self.say(f"readouts: continuing after step {self.step} of {self.total_steps}.")
 
     def run(self) -> None:
-        """Trains what is left.
+        """Trains to the last step.
 
         Raises:
           RunError: the loss is not finite.
@@ -138,7 +137,7 @@ class ReadoutTraining:
         return accuracy
 
     def forget(self) -> None:
-        """Removes the state; call it when the result is safe."""
+        """Removes the saved state; call it when the result is safe."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _report(self, epoch: int, losses: list[dict[str, tf.Tensor]]) -> None:
@@ -151,7 +150,7 @@ class ReadoutTraining:
 
     @tf.function
     def _train_on(self, indices: tf.Tensor, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        # int64, which a GPU holds: int32 would be copied there, all N, in every step.
+        # int64, which stays on a GPU: as int32, all N would be copied there in every step.
         labels = tf.constant(self.train_set.labels, tf.int64)
 
         def replica_step(indices, inputs):

@@ -13,7 +13,8 @@ from la_tf.errors import RunError
 from la_tf.export.saved_model import VERSION, read_signatures
 from la_tf.export.weights import checksum, named_tensors
 from la_tf.results import run_facts
-from la_tf.results.knn_table import table_rows
+from la_tf.results.evaluations import read_evaluations
+from la_tf.results.tables import Table, milestone_rows, milestone_table, result_tables
 from la_tf.runs import runtime
 from la_tf.runs.log import Record, read_log
 from la_tf.runs.trained_run import TrainedRun
@@ -77,13 +78,13 @@ def _metrics(run: TrainedRun) -> list[Record]:
         return []
 
 
-def _results(run: TrainedRun, records: list[Record]) -> tuple[list[run_facts.Table], list[str]]:
+def _results(run: TrainedRun, records: list[Record]) -> tuple[list[Table], list[str]]:
     """Tables of what was measured, and sentences on what was not."""
     total_steps = run.config.schedule.epochs * run.steps_per_epoch
-    rows, gallery = table_rows(records, run.warm_start_steps, total_steps)
-    tables = [run_facts.milestone_table(rows, gallery)] if rows else []
+    rows, gallery = milestone_rows(records, run.warm_start_steps, total_steps)
+    tables = [milestone_table(rows, gallery)] if rows else []
     try:
-        evaluated = run_facts.result_tables(run)
+        evaluated = result_tables(read_evaluations(run.path))
     except RunError:
         return tables, ["The results of tools/evaluate.py cannot be read, so none are shown."]
     if not tables and not evaluated:
@@ -91,11 +92,11 @@ def _results(run: TrainedRun, records: list[Record]) -> tuple[list[run_facts.Tab
     return tables + evaluated, []
 
 
-def _environments(run: TrainedRun) -> list[run_facts.Environment]:
+def _environments(run: TrainedRun) -> dict[str, dict[str, str]]:
     try:
         return run_facts.environments(run)
     except RunError:
-        return [run_facts.Environment("Every start", {"the environment": "is not known"})]
+        return {"Every start": {"the environment": "is not known"}}
 
 
 def _exported() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from la_tf.data.augment import center_view, normalize
-from la_tf.errors import first_line
+from la_tf.errors import UserError, first_line
 from la_tf.files import replace_folder
 from la_tf.networks import build_network
 
@@ -23,7 +23,7 @@ VERSION = "1"  # TensorFlow Serving loads the highest-numbered subfolder
 Signatures = dict[str, dict[str, dict[str, str]]]
 
 
-class ExportError(RuntimeError):
+class ExportError(UserError, RuntimeError):
     """An export that does not do what the network does."""
 
 

@@ -1,38 +1,37 @@
 """Runs and the paper's rows side by side, from the JSON files of run directories alone."""
 
-import csv
-import io
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
+
+import pandas as pd
 
 from la_tf.config import Config
 from la_tf.errors import RunError
 from la_tf.phases import IR, LA, phase_after
-from la_tf.results.evaluations import BANK, CROPS, PIXELS, READOUTS, Evaluation, read_evaluations
-from la_tf.results.evaluations import COLUMNS as RESULT_COLUMNS
+from la_tf.results.evaluations import BANK, CROPS, PIXELS, Evaluation, read_evaluations
+from la_tf.results.evaluations import COLUMNS as ACCURACIES
 from la_tf.results.knn_metric import KNN, KNN_METRICS
 from la_tf.results.paper_tables import CLOSEST, paper_rows
+from la_tf.results.tables import grouped, percentages
 from la_tf.runs.description import read_description
 from la_tf.runs.log import Record, read_log
 
-ACCURACIES = (*RESULT_COLUMNS, PIXELS)
 COLUMNS = (
     *("run", "network", "data", "objective", "epochs", "batch", "k", "H", "m"),
     *(*ACCURACIES, "gallery", "git commit", "hours", "hardware"),
 )
-HEADINGS = {KNN.column: f"{KNN.column} (K={KNN.k})"}
 FOOTNOTE = (
-    "Accuracies are top-1 in percent. k, H and m stand where Local Aggregation used them. Hours "
-    "are training steps and clustering; work repeated after a stop counts, evaluation does not. "
-    "What is marked (paper) was not measured here."
+    "Accuracies are top-1 in percent. k, H and m are given where Local Aggregation used them. "
+    "Hours are training steps and clustering; work repeated after a stop counts, evaluation does "
+    "not. Rows marked (paper) were not measured here."
 )
 FORMATS = ("markdown", "csv")
 
-_DECIMALS = {"hours": 2, **dict.fromkeys(ACCURACIES, 1)}
+_FORMAT = {"epochs": "{:g}", "hours": "{:.2f}", **dict.fromkeys(ACCURACIES, "{:.1f}")}
 _COMMIT_DIGITS = 10
-# H and m of each network's LA row, and what all of them share (section 4.1).
+# H and m of each network's LA row, and the batch and k of all of them (section 4.1).
 _PAPER_CLUSTERS = {
     "alexnet": (3, 30_000),
     "vgg16": (6, 10_000),
@@ -41,23 +40,20 @@ _PAPER_CLUSTERS = {
 }
 _PAPER_BATCH, _PAPER_K = 128, 4096
 
-# Column -> percent, number or text; a column that a line lacks is unknown or does not apply.
+# Column -> percent, number or text; without the columns that are unknown or do not apply.
 Line = dict[str, Any]
 
 
 def comparison(run_dirs: Iterable[str]) -> list[Line]:
-    """The lines of several runs, then the paper's rows for their networks.
+    """The lines of several runs, finished or not, then the paper's rows for their networks.
 
     A run has a line for each data set, row and step that it was evaluated on; without any
-    evaluation it has one, with the last kNN accuracy of its training. Beside evaluations on the
-    images of training stand the paper's ImageNet rows (Table 1), beside others its Places rows
-    (Table 2 there and in the supplement).
-
-    Args:
-      run_dirs: as `tools/train.py` made them, finished or not.
+    evaluation it has one, with the last kNN accuracy of its training. Evaluations on the images of
+    training are followed by the paper's ImageNet rows (Table 1), others by its Places rows (Table
+    2 there and in the supplement).
 
     Raises:
-      RunError: some are no runs, or cannot be read; one sentence each, a sentence a line.
+      RunError: some are no runs, or cannot be read; a line for each says why.
     """
     lines, problems = [], []
     tables: dict[tuple[str, bool], None] = {}  # (network, transfer), in the order they occur
@@ -66,7 +62,7 @@ def comparison(run_dirs: Iterable[str]) -> list[Line]:
             found = _run_lines(run_dir)
         except RunError as error:
             problems.append(str(error))
-        # What a file that is not as `tools/train.py` writes it can raise.
+        # What damaged files, or those of another version, can raise.
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
             reason = f"{type(error).__name__}: {error}"
             problems.append(f"{run_dir} is damaged or of another version ({reason}).")
@@ -79,16 +75,10 @@ def comparison(run_dirs: Iterable[str]) -> list[Line]:
 
 
 def hours(timing: list[Record], config: Config, steps_per_epoch: int, step: int) -> float:
-    """Hours that training up to a step took: steps, with waiting for data, and clustering.
+    """Hours of training up to a step by timing.jsonl: steps, waiting for data, and clustering.
 
-    Work repeated after a stop counts each time, to a logging interval: the log does not say how
-    many steps a run had done when it was killed, nor at which it resumed.
-
-    Args:
-      timing: records of timing.jsonl.
-      config: of the run.
-      steps_per_epoch: steps of one epoch.
-      step: records of later steps do not count.
+    Work repeated after a stop counts each time. After a kill this is exact to a logging interval:
+    the log does not say at which step a run was killed, nor at which it resumed.
     """
     every, seconds = config.report.log_every_steps, 0.0
     for record in timing:
@@ -101,63 +91,44 @@ def hours(timing: list[Record], config: Config, steps_per_epoch: int, step: int)
     return seconds / 3600
 
 
-def format_markdown(lines: Sequence[Line]) -> str:
+def format_markdown(lines: list[Line]) -> str:
     """A Markdown table with its footnote; '-' is what is unknown or does not apply."""
-    columns = _columns(lines)
-    cells = [[_markdown(_text(line, column)) for column in columns] for line in lines]
-    headings = [HEADINGS.get(column, column) for column in columns]
-    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
-    rule = ["-" * width for width in widths]
-    table = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in (headings, rule, *cells)
-    ]
+    cells = _cells(lines).replace("", "-").replace({r"[\\|]": r"\\\g<0>", "\n": " "}, regex=True)
+    rows = [list(cells.columns), *cells.to_numpy().tolist()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    table = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
     return "\n".join([*table, "", FOOTNOTE]) + "\n"
 
 
-def format_csv(lines: Sequence[Line]) -> str:
+def format_csv(lines: list[Line]) -> str:
     """The table as CSV with a head; what is unknown or does not apply is empty."""
-    columns = _columns(lines)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([HEADINGS.get(column, column) for column in columns])
-    writer.writerows([_text(line, column) for column in columns] for line in lines)
-    return buffer.getvalue()
+    return _cells(lines).to_csv(index=False)
 
 
-def _columns(lines: Sequence[Line]) -> list[str]:
-    """All columns; that of readouts on raw pixels only where there are any."""
-    return [c for c in COLUMNS if c != PIXELS or any(c in line for line in lines)]
-
-
-def _text(line: Line, column: str) -> str:
-    value = line.get(column)
-    if value is None:
-        return ""
-    if column == "epochs":
-        return f"{round(value, 2):g}"
-    return f"{value:.{_DECIMALS[column]}f}" if column in _DECIMALS else str(value)
-
-
-def _markdown(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") or "-"
+def _cells(lines: list[Line]) -> pd.DataFrame:
+    """All columns as text; that of readouts on raw pixels only where there are any."""
+    columns = [c for c in COLUMNS if c != PIXELS or any(c in line for line in lines)]
+    rows = [
+        [_FORMAT.get(c, "{}").format(line[c]) if c in line else "" for c in columns]
+        for line in lines
+    ]
+    heads = [f"{c} (K={KNN.k})" if c == KNN.column else c for c in columns]
+    return pd.DataFrame(rows, columns=heads, dtype=object)
 
 
 def _run_lines(run_dir: str) -> list[tuple[Line, bool]]:
-    """The lines of one run, each with whether its images are others than those of training."""
+    """The lines of one run, each with whether its network was trained on other images."""
     path = pathlib.Path(run_dir).expanduser()
     config, data = read_description(path)
     count = data["training set"]["examples"]
     # A start that failed may have had less than a batch.
     per_epoch = max(1, count // config.data.batch_size)
-    groups: dict[tuple, list[Evaluation]] = {}
-    ways: dict[tuple, int] = {}  # in how many ways a protocol was applied so far
-    for e in read_evaluations(path):
-        of = (e.data, e.fingerprint, e.row, e.step)
-        way = ways[of, e.protocol] = ways.get((of, e.protocol), 0) + 1
-        groups.setdefault((*of, way), []).append(e)
     # (line, step, transfer)
-    found = [(_evaluated(group), group[0].step, group[0].transfer) for group in groups.values()]
+    found = [
+        (_evaluated(group), group[0].step, group[0].transfer)
+        for group in grouped(read_evaluations(path))
+    ]
     if not found:
         found = [(*_logged(config, _read_log(path / "metrics.jsonl"), per_epoch), False)]
     timing = _read_log(path / "timing.jsonl")
@@ -178,9 +149,9 @@ def _run_lines(run_dir: str) -> list[tuple[Line, bool]]:
 def _evaluated(group: list[Evaluation]) -> Line:
     """One line of all protocols on one data set, row and step."""
     first = group[0]
-    line = {"data": first.data, "objective": first.row, "epochs": first.epoch}
+    line = {"data": first.data, "objective": first.row, "epochs": round(first.epoch, 2)}
+    line |= percentages(group)
     for evaluation in group:
-        line |= {c: 100 * share for c, share in evaluation.accuracy.items()}
         if "gallery" in evaluation.settings:
             line["gallery"] = evaluation.settings["gallery"]
     return line
@@ -192,7 +163,7 @@ def _logged(config: Config, log: list[Record], per_epoch: int) -> tuple[Line, in
     line = {
         "data": pathlib.Path(config.data.data.replace(":", "-")).name,
         "objective": phase_after(step, config.schedule.ir_epochs * per_epoch),
-        "epochs": step / per_epoch,
+        "epochs": round(step / per_epoch, 2),
     }
     if found := [record for record in log if record["kind"] == "knn"]:
         newest = found[-1]
@@ -208,20 +179,17 @@ def _machine(path: pathlib.Path) -> Line:
     file = path / "environment.json"
     if not file.exists():
         return {}
-    starts = _read_json(file)
+    starts = json.loads(file.read_text(encoding="utf-8"))
     commits, hardware = {}, {}  # as ordered sets
     for start in starts:
         if start["git_commit"]:
-            commits[_short(start["git_commit"])] = None
+            changed = "+" if start["git_commit"].endswith("+") else ""
+            commits[start["git_commit"][:_COMMIT_DIGITS] + changed] = None
         cores = f"{start['cpu_cores']} cores of {start['cpu']}"
         devices = ", ".join(dict.fromkeys(start["gpus"])) or cores
         replicas = start.get("replicas", 1)
         hardware[f"{replicas} x {devices}" if replicas > 1 else devices] = None
     return {"git commit": ", ".join(commits), "hardware": ", ".join(hardware)}
-
-
-def _short(commit: str) -> str:
-    return commit[:_COMMIT_DIGITS] + ("+" if commit.endswith("+") else "")
 
 
 def _paper_lines(tables: Iterable[tuple[str, bool]]) -> list[Line]:
@@ -236,24 +204,17 @@ def _paper_lines(tables: Iterable[tuple[str, bool]]) -> list[Line]:
     lines = []
     for (network, transfer), name in wanted.items():
         for row in paper_rows(network):
-            line = {"run": "(paper)", "network": name, "objective": row.method}
-            readouts = row.places if transfer else row.imagenet
-            knn = row.places_knn if transfer else row.imagenet_knn
-            if readouts is None:
+            if not (accuracy := row.accuracy(transfer)):
                 continue
+            line = {"run": "(paper)", "network": name, "objective": row.method, **accuracy}
             line["data"] = "Places" if transfer else "ImageNet"
-            line |= dict(zip(READOUTS, readouts, strict=True))
-            if knn is not None:
-                line |= {KNN.column: knn, "gallery": CROPS if transfer else BANK}
+            if KNN.column in accuracy:
+                line["gallery"] = CROPS if transfer else BANK
             if row.method == LA:
                 line |= {"batch": _PAPER_BATCH, "k": _PAPER_K}
                 line["H"], line["m"] = _PAPER_CLUSTERS[network]
             lines.append(line)
     return lines
-
-
-def _read_json(path: pathlib.Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _read_log(path: pathlib.Path) -> list[Record]:

@@ -5,12 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class KNNMetric:
-    """Held-out accuracy by the votes of the K nearest rows (section 4.2).
-
-    Attributes:
-      k: K, how many vote.
-      column: its name in tables and in the files of evaluations.
-    """
+    """Held-out accuracy by votes of the k nearest rows (section 4.2), and its name in tables."""
 
     k: int
     column: str

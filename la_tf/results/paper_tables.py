@@ -1,9 +1,12 @@
-"""The numbers of the paper's tables, to stand beside ours; top-1 accuracy in percent.
+"""The numbers of the paper's tables; top-1 accuracy in percent.
 
 Zhuang, Zhai and Yamins, ICCV 2019. None of them was measured by this project.
 """
 
 import dataclasses
+
+from la_tf.results.evaluations import READOUTS
+from la_tf.results.knn_metric import KNN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +28,13 @@ class PaperRow:
     imagenet_knn: float | None = None
     places: tuple[float, ...] | None = None
     places_knn: float | None = None
+
+    def accuracy(self, transfer: bool) -> dict[str, float]:
+        """Column -> percent on ImageNet, or for `transfer` on Places; what there is."""
+        readouts = self.places if transfer else self.imagenet
+        knn = self.places_knn if transfer else self.imagenet_knn
+        values = dict(zip(READOUTS, readouts or (), strict=False))
+        return values if knn is None else {**values, KNN.column: knn}
 
 
 # The rows of Tables 1 and 2 in their order, with the columns of `PaperRow`. "IR" is as in Wu et al.
@@ -53,18 +63,16 @@ resnet50 | LA           | 10.2 23.3 39.3 49.0 60.2 | 49.4 | 10.3 26.4 39.9 47.2 
 """
 
 
-def _numbers(cell: str) -> tuple[float, ...] | None:
-    return tuple(map(float, cell.split())) or None
-
-
-def _number(cell: str) -> float | None:
-    return float(cell) if cell else None
-
-
 def _row(line: str) -> PaperRow:
-    network, method, readouts, knn, places, places_knn = map(str.strip, line.split("|"))
+    network, method, *cells = map(str.strip, line.split("|"))
+    readouts, knn, places, places_knn = (tuple(map(float, cell.split())) for cell in cells)
     return PaperRow(
-        network, method, _numbers(readouts), _number(knn), _numbers(places), _number(places_knn)
+        network,
+        method,
+        imagenet=readouts,
+        imagenet_knn=knn[0] if knn else None,
+        places=places or None,
+        places_knn=places_knn[0] if places_knn else None,
     )
 
 
@@ -75,6 +83,6 @@ CLOSEST = {"smallnet": "alexnet"}
 
 
 def paper_rows(network: str) -> tuple[PaperRow, ...]:
-    """The paper's rows for a network, or for its closest relative there, in the paper's order."""
+    """The paper's rows for a network, or for the one in the paper that is closest to it."""
     name = CLOSEST.get(network, network)
     return tuple(row for row in ROWS if row.network == name)

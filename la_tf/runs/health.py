@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from la_tf.config import Config
+from la_tf.errors import UserError
 
 # Spread of the embeddings below this share of 1/sqrt(D) is called a collapse, and more images than
 # this share without a close neighbour in their background mean that k or m do not fit the data.
@@ -12,7 +13,7 @@ COLLAPSED_SPREAD = 0.1
 MANY_EMPTY_CLOSE = 0.5
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(UserError, RuntimeError):
     """The loss is no longer a number; the message names the steps between which it happened."""
 
 

@@ -1,7 +1,7 @@
 """Embeddings of a folder kept from one search to the next, in an SQLite file.
 
-SQLite brings what a cache needs: an update is there whole or not at all, also after a kill, and
-two processes may use the same file.
+SQLite has what a cache needs: an update is complete or has no effect, even after a kill, and two
+processes may use the same file.
 """
 
 import contextlib
@@ -19,42 +19,32 @@ import numpy as np
 from la_tf.embedding.embedding_model import EmbeddingError
 from la_tf.errors import first_line
 
-_FORMAT = 1  # part of the file's name: another one starts anew
+_FORMAT = 1  # is part of the name of the file
 _TABLE = """CREATE TABLE IF NOT EXISTS pictures (
   name BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, vector BLOB, checksum INTEGER
 ) WITHOUT ROWID"""
-_PATIENCE = 30  # seconds to wait for another process that writes
+_LOCK_TIMEOUT = 30  # seconds to wait for another process that writes
 
 Stamp = tuple[int, int]  # size in bytes, time of the last change in ns
 
 
 def default_cache_dir() -> pathlib.Path:
-    """Where caches are unless somebody says otherwise: the system's place for such files."""
+    """Where caches are by default: the system's place for such files."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return pathlib.Path(base) / "la_tf" / "search"
 
 
 def cache_file(cache_dir: pathlib.Path, folder: str, model: dict[str, Any]) -> pathlib.Path:
-    """The file that holds the embeddings of one folder by one model.
-
-    Args:
-      cache_dir: where caches are.
-      folder: of the pictures.
-      model: the identity of an `EmbeddingModel`.
-    """
+    """The file with a folder's embeddings by the model of this identity, see `EmbeddingModel`."""
     key = json.dumps([_FORMAT, os.path.realpath(folder), model], sort_keys=True)
     return cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.sqlite"
 
 
 class EmbeddingCache:
-    """Embeddings by the name of their file, each as long as the file stays as it is.
-
-    Attributes:
-      path: of the SQLite file.
-    """
+    """Embeddings by the name of their file, valid while the file stays as it is."""
 
     def __init__(self, path: pathlib.Path, say: Callable[[str], None]):
-        """Opens a cache, or begins one; `say` takes a sentence if it was damaged.
+        """Opens or makes the SQLite file; `say` takes a sentence if it was damaged.
 
         Raises:
           EmbeddingError: the file can be neither used nor replaced.
@@ -64,27 +54,24 @@ class EmbeddingCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._connection, self._entries = _open(path)
-            except sqlite3.OperationalError:  # not the content: no place, no permission, in use
+            except sqlite3.OperationalError:  # the disk is full, access is denied, or it is in use
                 raise
             except sqlite3.DatabaseError as error:
-                say(f"the cache {path} is damaged ({first_line(error)}) and made anew.")
+                say(f"the cache {path} is damaged ({first_line(error)}) and is replaced.")
                 path.unlink()
-                # What a killed process left there would be written into the new file.
+                # SQLite would apply the journal of a killed process to the new file.
                 path.with_name(path.name + "-journal").unlink(missing_ok=True)
                 self._connection, self._entries = _open(path)
 
     def get(self, name: bytes, stamp: Stamp) -> np.ndarray | None:
-        """The embedding [D] of a file that is as it was when the cache was opened, or None."""
+        """The embedding [D] of a file that has not changed since, or None."""
         kept = self._entries.get(name)
         return np.frombuffer(kept[1], "<f4") if kept and kept[0] == stamp else None
 
     def add(self, names: Sequence[bytes], stamps: Sequence[Stamp], vectors: np.ndarray) -> None:
-        """Keeps embeddings: all of them at once, or none if it is interrupted.
+        """Stores embeddings [R, D] of files: all of them, or none if interrupted.
 
-        Args:
-          names: of R files.
-          stamps: of the files, from before they were read.
-          vectors: [R, D].
+        The stamps are to be from before the files were read.
 
         Raises:
           EmbeddingError: the disk is full or cannot be written.
@@ -119,7 +106,7 @@ class EmbeddingCache:
         except (OSError, sqlite3.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else first_line(error)
             raise EmbeddingError(
-                f"the cache {self.path} cannot be used ({reason}): mend that, remove the file, or "
+                f"the cache {self.path} cannot be used ({reason}): fix that, remove the file, or "
                 "name another folder with --cache_dir."
             ) from error
 
@@ -128,11 +115,11 @@ def _open(path: pathlib.Path) -> tuple[sqlite3.Connection, dict[bytes, tuple[Sta
     """A connection, and all that the file holds.
 
     Raises:
-      sqlite3.DatabaseError: the file is damaged, or as OperationalError, cannot be used.
+      sqlite3.DatabaseError: the file is damaged; as OperationalError, it cannot be used.
     """
-    connection = sqlite3.connect(path, timeout=_PATIENCE)
+    connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT)
     try:
-        connection.text_factory = bytes  # in a damaged file, what is typed as text may not be UTF-8
+        connection.text_factory = bytes  # text in a damaged file may not be UTF-8
         with connection:
             connection.execute(_TABLE)
         entries = {}

@@ -1,4 +1,4 @@
-"""Embedded pictures: a gallery, which is embedded once, and the queries."""
+"""The embedded pictures of a search: a gallery, which is embedded once, and the queries."""
 
 import contextlib
 import dataclasses
@@ -9,19 +9,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from la_tf.data.base import DataError, Subset
 from la_tf.data.checks import BadImage, find_bad_images
 from la_tf.data.image_headers import PictureError, count_pixels
 from la_tf.data.pipeline import EVAL_BATCH_SIZE
-from la_tf.embedding.embedding_model import EmbeddingError, EmbeddingModel
+from la_tf.embedding.embedding_model import EmbeddingError, EmbeddingModel, progress_bar
 from la_tf.errors import first_line
 from la_tf.search.cache import EmbeddingCache, cache_file, default_cache_dir
 from la_tf.search.picture_files import PictureFiles, printable
 
 MAX_MEGAPIXELS = 150  # decoded and in float32, such a picture takes 2 GB
-_A_SAVE = 2 * EVAL_BATCH_SIZE  # pictures
+_SAVE_EVERY = 2 * EVAL_BATCH_SIZE  # pictures
 _UNIT_TOLERANCE = 1e-3
 _SHOWN = 3  # names in a message
 
@@ -30,13 +29,7 @@ FileId = tuple[int, int]  # device and inode: the same file under every name
 
 @dataclasses.dataclass(frozen=True)
 class PictureFile:
-    """A picture file.
-
-    Attributes:
-      path: for the system.
-      label: the path for people, see `PictureFiles.describe`.
-      file: tells the file from all others.
-    """
+    """A picture: its path, that path in messages, and what identifies it under all its names."""
 
     path: pathlib.Path
     label: str
@@ -45,12 +38,7 @@ class PictureFile:
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddedFiles:
-    """Embedded pictures.
-
-    Attributes:
-      pictures: N of them.
-      vectors: [N, D] float32 unit rows, in their order.
-    """
+    """N pictures, and float32 unit rows [N, D] in their order."""
 
     pictures: tuple[PictureFile, ...]
     vectors: np.ndarray
@@ -61,8 +49,8 @@ class Gallery(EmbeddedFiles):
     """The pictures of a folder.
 
     Attributes:
-      num_new: how many of them had to be embedded; the others were in the cache.
-      left_out: the files that are no picture after all.
+      num_new: how many were embedded now; the others were in the cache.
+      left_out: the files that could not be embedded.
       cache: the file that keeps the embeddings.
     """
 
@@ -77,10 +65,10 @@ def open_gallery(
     cache_dir: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Gallery:
-    """Embeds the pictures of a folder, or what has changed since the last time.
+    """Embeds the pictures of a folder that are new or changed since the last time.
 
-    A file is known again by its path, its size and the time of its last change. What is embedded
-    is saved every few batches, so that after a kill the next call goes on. Pictures that cannot be
+    A file is recognised by its path, its size and the time of its last change. Embeddings are
+    saved every few batches, so that after a kill the next call continues. Pictures that cannot be
     decoded are left out, and so are those above `MAX_MEGAPIXELS`.
 
     Args:
@@ -90,7 +78,7 @@ def open_gallery(
       say: takes sentences on what is left out and on a cache that was damaged.
 
     Raises:
-      DataError: it is no folder, or no picture can be embedded.
+      DataError: `files` are not of a folder, or no picture can be embedded.
       EmbeddingError: the cache cannot be written, or the model does not give unit vectors.
     """
     if not os.path.isdir(files.name):
@@ -100,25 +88,18 @@ def open_gallery(
     with contextlib.closing(cache):
         found, bad = _look_up(files)
         names = {row: files.name_below(row) for row in found}
-        # From before the files are read: what changes meanwhile is another file next time.
+        # Taken before the files are read: one that changes meanwhile is embedded again next time.
         stamps = {row: (status.st_size, status.st_mtime_ns) for row, status in found.items()}
         cache.forget_others(set(names.values()))
         vectors = {row: cache.get(names[row], stamps[row]) for row in found}
-        new = [row for row, vector in vectors.items() if vector is None]
+        num_known = sum(vector is not None for vector in vectors.values())
 
-        def keep(rows: Sequence[int], embedded: np.ndarray) -> None:
+        def save(rows: Sequence[int], embedded: np.ndarray) -> None:
             cache.add([names[row] for row in rows], [stamps[row] for row in rows], embedded)
-            vectors.update(zip(rows, embedded, strict=True))
 
-        broken = _embed(model, files, new, keep)
-    embedded = _collect(files, found, vectors, [*bad, *broken], say)
-    return Gallery(
-        embedded.pictures,
-        embedded.vectors,
-        num_new=len(new) - len(broken),
-        left_out=(*bad, *broken),
-        cache=cache.path,
-    )
+        bad += _embed_missing(model, files, vectors, save)
+    pictures, vectors = _collect(files, found, vectors, bad, say)
+    return Gallery(pictures, vectors, len(pictures) - num_known, tuple(bad), cache.path)
 
 
 def embed_queries(
@@ -127,13 +108,7 @@ def embed_queries(
     gallery: EmbeddedFiles,
     say: Callable[[str], None] = print,
 ) -> EmbeddedFiles:
-    """Embeds the pictures to search for; those that the gallery holds are not embedded again.
-
-    Args:
-      model: that of the gallery.
-      files: a picture or those of a folder.
-      gallery: see `open_gallery`.
-      say: takes a sentence on what is left out.
+    """Embeds the pictures to search for by the gallery's model, except those that it holds.
 
     Raises:
       DataError: no picture can be embedded.
@@ -142,19 +117,14 @@ def embed_queries(
     found, bad = _look_up(files)
     known = {p.file: v for p, v in zip(gallery.pictures, gallery.vectors, strict=True)}
     vectors = {row: known.get(_file_id(status)) for row, status in found.items()}
-    new = [row for row, vector in vectors.items() if vector is None]
-
-    def keep(rows: Sequence[int], embedded: np.ndarray) -> None:
-        vectors.update(zip(rows, embedded, strict=True))
-
-    broken = _embed(model, files, new, keep)
-    return _collect(files, found, vectors, [*bad, *broken], say)
+    bad += _embed_missing(model, files, vectors)
+    return EmbeddedFiles(*_collect(files, found, vectors, bad, say))
 
 
 def _look_up(files: PictureFiles) -> tuple[dict[int, os.stat_result], list[BadImage]]:
-    """What the system says of each regular file, and the others, which are never opened.
+    """The status of each regular file by its row, and the other files, which are never opened.
 
-    To open a pipe would wait for its other end, and to read a device may never end.
+    Opening a pipe would wait for its other end, and reading a device may never end.
     """
     found, bad = {}, []
     for row in range(len(files)):
@@ -174,24 +144,22 @@ def _file_id(status: os.stat_result) -> FileId:
     return status.st_dev, status.st_ino
 
 
-def _embed(
+def _embed_missing(
     model: EmbeddingModel,
     files: PictureFiles,
-    rows: Sequence[int],
-    keep: Callable[[Sequence[int], np.ndarray], None],
+    vectors: dict[int, np.ndarray | None],
+    save: Callable[[Sequence[int], np.ndarray], None] = lambda rows, embedded: None,
 ) -> list[BadImage]:
-    """Embeds some files, hands parts of them to `keep`, and returns those that it left out."""
-    bad = []
-    bar = tqdm(
-        total=len(rows), unit=" images", unit_scale=True, dynamic_ncols=True, disable=None
-    )  # None: where there is no terminal
-    with bar:
-        for start in range(0, len(rows), _A_SAVE):
-            part = rows[start : start + _A_SAVE]
+    """Fills in the vectors that are None, part by part, and returns the files that have none."""
+    new, bad = [row for row, vector in vectors.items() if vector is None], []
+    with progress_bar(len(new)) as bar:
+        for start in range(0, len(new), _SAVE_EVERY):
+            part = new[start : start + _SAVE_EVERY]
             refused = [b for b in (_refuse(files, row) for row in part) if b]
-            good, vectors, broken = _embed_part(model, files, _without(part, refused))
+            good, embedded, broken = _embed_part(model, files, _without(part, refused))
             if good:
-                keep(good, vectors)
+                save(good, embedded)
+                vectors.update(zip(good, embedded, strict=True))
             bad += [*refused, *broken]
             bar.update(len(part))
     return bad
@@ -200,13 +168,13 @@ def _embed(
 def _embed_part(
     model: EmbeddingModel, files: PictureFiles, rows: list[int]
 ) -> tuple[list[int], np.ndarray | None, list[BadImage]]:
-    """Which of the files could be embedded, their vectors, and the others."""
+    """The files that can be embedded, their vectors, and the other files."""
     broken = []
     while rows:
         try:
             vectors = np.concatenate(list(model.batches(Subset(files, rows))))
         except tf.errors.OpError as error:
-            # Only now: to decode every picture twice takes longer than this does once.
+            # Looked for only now: decoding every picture beforehand would cost more.
             bad = find_bad_images(files, rows)
             if not bad:
                 raise EmbeddingError(
@@ -222,7 +190,7 @@ def _embed_part(
 
 
 def _refuse(files: PictureFiles, row: int) -> BadImage | None:
-    """What is wrong with a file before anything decodes it."""
+    """What is wrong with a file, as far as its header says."""
     try:
         count_pixels(files.path(row).read_bytes(), MAX_MEGAPIXELS)
     except OSError as error:
@@ -238,7 +206,7 @@ def _without(rows: Sequence[int], bad: Sequence[BadImage]) -> list[int]:
 
 
 def _require_unit(vectors: np.ndarray) -> None:
-    """Raises EmbeddingError if products of the vectors are not cosines."""
+    """Raises EmbeddingError unless dot products of the vectors are cosines."""
     lengths = np.linalg.norm(vectors, axis=1)
     if not (np.abs(lengths - 1) < _UNIT_TOLERANCE).all():
         raise EmbeddingError(
@@ -253,8 +221,8 @@ def _collect(
     vectors: dict[int, np.ndarray | None],
     bad: Sequence[BadImage],
     say: Callable[[str], None],
-) -> EmbeddedFiles:
-    """What could be embedded, in the order of the files; says what could not."""
+) -> tuple[tuple[PictureFile, ...], np.ndarray]:
+    """Pictures and vectors in the order of the files; says which files were left out."""
     rows = [row for row in found if vectors[row] is not None]
     folder = printable(files.name)
     if not rows:
@@ -268,4 +236,4 @@ def _collect(
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         say(f"{len(bad)} of the {len(files)} files of {folder} left out: {named}{more}.")
     pictures = [PictureFile(files.path(r), files.describe(r), _file_id(found[r])) for r in rows]
-    return EmbeddedFiles(tuple(pictures), np.stack([vectors[row] for row in rows]))
+    return tuple(pictures), np.stack([vectors[row] for row in rows])

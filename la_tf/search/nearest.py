@@ -24,23 +24,18 @@ class SearchResult:
 
 
 def search(queries: EmbeddedFiles, gallery: EmbeddedFiles, num_results: int) -> list[SearchResult]:
-    """Finds the most similar pictures, exactly.
+    """Finds the most similar pictures to each query, exactly: `num_results`, or all there are.
 
-    Where the gallery holds the file of a query, under this name or another one, it is left out.
-
-    Args:
-      queries: Q pictures.
-      gallery: N pictures, embedded by the same model.
-      num_results: how many to find for each, or as many as there are.
+    Where the gallery holds the file of a query, under any name, that picture is left out.
 
     Returns:
-      Q results in the order of the queries.
+      A result for each query, in their order.
     """
     rows_of = collections.defaultdict(set)
     for row, picture in enumerate(gallery.pictures):
         rows_of[picture.file].add(row)
     own = [rows_of.get(query.file, set()) for query in queries.pictures]
-    # Enough to fill the places of those that are left out.
+    # More than asked for, to make up for those that are left out.
     count = min(num_results + max(map(len, own)), len(gallery.pictures))
     found = nearest(queries.vectors, gallery.vectors, count)
     results = []

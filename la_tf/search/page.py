@@ -1,17 +1,17 @@
-"""The page of a search: one file with all pictures in it, which needs no network and no script."""
+"""The page of a search: one file with all pictures, which needs neither network nor script."""
 
-import dataclasses
 import functools
 import os
 import pathlib
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import jinja2
 from PIL import Image, ImageOps
 
-from la_tf.analysis.images import data_uri
+from la_tf.analysis.html import data_uri, html_template
 from la_tf.data.image_headers import FORMATS
+from la_tf.errors import UserError
 from la_tf.files import replace_file
 from la_tf.search.nearest import Match, SearchResult
 from la_tf.search.picture_files import printable
@@ -19,52 +19,30 @@ from la_tf.search.picture_files import printable
 MAX_QUERIES = 100
 MAX_MATCHES = 50
 THUMBNAIL = 176  # pixels
-_SMALL = 96  # pixels below which a picture is shown pixel by pixel
+_SMALL = 96  # pixels; the pixels of a smaller picture stay visible
 _MARK = '<meta name="generator" content="la_tf search">'
-_HEAD_BYTES = 1024  # of a page, with the mark in it
+_HEAD_BYTES = 1024  # of a page; the mark is among them
 
 
-class PageError(RuntimeError):
+class PageError(UserError, RuntimeError):
     """A page that cannot be written; the message says why and what to do."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Page:
-    """A page on disk.
-
-    Attributes:
-      path: of the file.
-      limits: what of the results it does not show, as a sentence; empty if it shows all.
-    """
-
-    path: pathlib.Path
-    limits: str
-
-
-@dataclasses.dataclass(frozen=True)
-class PageTile:
-    """A picture on the page.
-
-    Attributes:
-      name: its path, from the gallery on if it lies there.
-      address: a file: address of the picture itself.
-      thumbnail: a data: address, or None if the picture cannot be shown.
-      small: whether its pixels are to be seen one by one.
-      similarity: to the query; None for the query itself.
-    """
+class PageTile(NamedTuple):
+    """A picture on the page; the query has no similarity, and not every picture a thumbnail."""
 
     name: str
-    address: str
-    thumbnail: str | None
-    small: bool
+    address: str  # file:
+    thumbnail: str | None  # data:
+    small: bool  # shown with its pixels visible
     similarity: float | None = None
 
 
 def require_output(path: str) -> None:
-    """Refuses, before the work, a place where the page cannot be written.
+    """Refuses, before the work, a path that the page cannot be written to.
 
     Raises:
-      PageError: there is a folder, or a file that is no such page, or its folder cannot be written.
+      PageError: it is a folder or a file that is no such page, or its folder cannot be written.
     """
     output = pathlib.Path(path).expanduser()
     if output.is_dir():
@@ -86,47 +64,43 @@ def require_output(path: str) -> None:
 
 def write_page(
     path: str, results: Sequence[SearchResult], gallery: str, size: int, model: str
-) -> Page:
-    """Writes the results of a search as one HTML file.
+) -> str:
+    """Writes the results of a search as one HTML file, or replaces the page of an earlier search.
 
     It shows up to `MAX_QUERIES` queries with up to `MAX_MATCHES` pictures each, as thumbnails that
-    link to the files.
+    link to the files, and names the gallery, its number of pictures, `size`, and the model.
 
-    Args:
-      path: of the file; a page of an earlier search is replaced.
-      results: see `search`.
-      gallery: the folder of the pictures, for people.
-      size: how many pictures it holds.
-      model: where the model is, for people.
+    Returns:
+      What of the results the page leaves out, as a sentence; empty if it shows all.
 
     Raises:
       PageError: the file cannot be written, or is something else's.
     """
     require_output(path)
     output = pathlib.Path(path).expanduser()
-    look = functools.cache(_thumbnail)  # the same picture may be near to many
+    thumbnail = functools.cache(_thumbnail)  # a picture may be found for many queries
 
     def tile(match: Match) -> PageTile:
         picture = match.picture
         name = picture.label.removeprefix(os.path.join(printable(gallery), ""))
-        return PageTile(name, _address(picture.path), *look(picture.path), match.similarity)
+        return PageTile(name, _address(picture.path), *thumbnail(picture.path), match.similarity)
 
     shown = [
         (
-            PageTile(r.query.label, _address(r.query.path), *look(r.query.path)),
+            PageTile(r.query.label, _address(r.query.path), *thumbnail(r.query.path)),
             [tile(match) for match in r.matches[:MAX_MATCHES]],
         )
         for r in results[:MAX_QUERIES]
     ]
     limits = _limits(results)
-    page = _template().render(
+    page = html_template("la_tf.search", "search.html").render(
         mark=_MARK, shown=shown, limits=limits, gallery=gallery, size=size, model=model
     )
     try:
         replace_file(output, page.encode(errors="replace"))
     except OSError as error:
         raise _cannot_write(output, error) from error
-    return Page(output, limits)
+    return limits
 
 
 def _limits(results: Sequence[SearchResult]) -> str:
@@ -143,16 +117,16 @@ def _address(path: pathlib.Path) -> str:
 
 
 def _thumbnail(path: pathlib.Path) -> tuple[str | None, bool]:
-    """The picture as a person's viewer turns it, as a data: address, and whether it is small."""
+    """The picture, upright, as a data: address, and whether it is small."""
     try:
         with warnings.catch_warnings():
-            # Larger ones than are embedded are not on the page.
+            # Pictures of a dangerous size are not embedded, and so are not on the page.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as picture:
                 small = max(picture.size) < _SMALL
                 picture.draft("RGB", (THUMBNAIL, THUMBNAIL))  # a JPEG is decoded at about this size
                 return data_uri(ImageOps.exif_transpose(picture), THUMBNAIL), small
-    except Exception:  # what TensorFlow decodes may break Pillow's readers in many ways
+    except Exception:  # Pillow fails in many ways on files that TensorFlow decodes
         return None, False
 
 
@@ -160,17 +134,3 @@ def _cannot_write(output: pathlib.Path, error: OSError) -> PageError:
     return PageError(
         f"the page {output} cannot be written: {error.strerror}. Name another --output."
     )
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        # The looks are those of a run's report.
-        loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader("la_tf.search"), jinja2.PackageLoader("la_tf.analysis")]
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("search.html")

@@ -1,4 +1,4 @@
-"""Picture files: those below a folder, or one by itself."""
+"""The picture files of a folder, or a single one."""
 
 import os
 import pathlib
@@ -13,10 +13,7 @@ class PictureFiles(FolderSource):
     """The image files below a folder, as `FolderSource` finds them, or one file of any name."""
 
     def __init__(self, path: str):
-        """Lists the files.
-
-        Args:
-          path: of a folder or a file; `~` is the home folder.
+        """Lists the files of a folder, or takes one file; `~` is the home folder.
 
         Raises:
           DataError: there is no such path, or a folder that cannot be listed or holds no images.
@@ -36,18 +33,18 @@ class PictureFiles(FolderSource):
             self._folder = os.path.join(os.path.dirname(self._paths[0]), b"")
 
     def describe(self, i: int) -> str:
-        """The path of the file, `printable`; bytes that are no UTF-8 are replaced."""
+        """The path of a file for people: `printable`, with bytes that are not UTF-8 replaced."""
         return printable(super().describe(i))
 
     def path(self, i: int) -> pathlib.Path:
-        """The path of a file, for the system; `describe` is for people."""
+        """The path of a file, to open it."""
         return pathlib.Path(os.fsdecode(self._paths[i]))
 
     def name_below(self, i: int) -> bytes:
-        """The path of a file from the folder on."""
+        """The path of a file relative to the folder."""
         return self._paths[i].removeprefix(self._folder)
 
 
 def printable(text: str) -> str:
-    """A text in one line, whose control characters and the like are written as escapes."""
+    """A text in one line, with control characters and the like written as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from la_tf.errors import UserError
 from la_tf.serving.app import Api
 
 _SHUTDOWN_SECONDS = 20.0  # to answer what is queued when a signal comes
 
 
-class ServingError(RuntimeError):
+class ServingError(UserError, RuntimeError):
     """A server that cannot start; the message says why and what to do."""
 
 

@@ -1,0 +1,152 @@
+"""Tables of accuracies, laid out once for the console, the report and the model card."""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+import pandas as pd
+
+from la_tf.phases import IR, LA, phase_after
+from la_tf.results.evaluations import COLUMNS, ROWS, Evaluation
+from la_tf.results.knn_metric import KNN, KNN_METRICS
+from la_tf.results.paper_tables import paper_rows
+from la_tf.runs.log import Record
+
+# Of the paper's methods those with a counterpart here, and its clustering baseline.
+_PAPER_METHODS = ("Random", IR, "IR (with BN)", "DC", LA)
+
+Row = tuple[str, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Top-1 accuracies in percent.
+
+    Attributes:
+      caption: what was measured, and how.
+      numbers: a named row for each network; NaN where there is no number.
+      num_paper: how many of the first rows are the paper's.
+    """
+
+    caption: str
+    numbers: pd.DataFrame
+    num_paper: int = 0
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """The numbers as text with one decimal; '-' where there is none."""
+        return self.numbers.map(lambda number: "-" if pd.isna(number) else f"{number:.1f}")
+
+    def __str__(self) -> str:
+        """Caption and table for a console."""
+        return f"{self.caption}\n\n{self.cells.to_string()}"
+
+
+def milestone_rows(
+    records: Sequence[Record], warm_start_steps: int, total_steps: int
+) -> tuple[list[Row], str]:
+    """Held-out kNN from a run's records in metrics.jsonl.
+
+    At the milestones, where the run has them; else against the memory bank at the ends of the two
+    phases.
+
+    Returns:
+      Rows of (name, accuracy at K = 200, at K = 1), and what was searched, in words.
+    """
+    ends = {min(warm_start_steps, total_steps), total_steps} - {0}
+    names = {step: f"end of {phase_after(step, warm_start_steps)}" for step in ends}
+    found = [(r["name"], r) for r in records if r["kind"] == "milestone"]
+    gallery = "centre crops of the training images" if found else "the memory bank"
+    found = found or [
+        (names[r["step"]], r) for r in records if r["kind"] == "knn" and r["step"] in names
+    ]
+    return [(name, *(r[metric.field] for metric in KNN_METRICS)) for name, r in found], gallery
+
+
+def milestone_table(rows: Sequence[Row], gallery: str) -> Table:
+    """What `milestone_rows` finds, as a table."""
+    names, *columns = zip(*rows, strict=True)
+    words = [metric.words for metric in KNN_METRICS]
+    numbers = 100 * pd.DataFrame(dict(zip(words, columns, strict=True)), index=names)
+    return Table(f"Held-out kNN accuracy in percent, against {gallery}.", numbers)
+
+
+def result_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
+    """A `result_table` for each data set that a run was evaluated on."""
+    return [result_table(evaluations, data) for data in dict.fromkeys(e.data for e in evaluations)]
+
+
+def result_table(evaluations: Sequence[Evaluation], data: str) -> Table:
+    """The paper's rows for the network of a run, then its own, for one data set.
+
+    Beside images that the network was trained on stand the paper's ImageNet numbers (Table 1),
+    beside others its Places numbers (Table 2 there and in the supplement). Columns without any
+    number are left out.
+    """
+    ours = [e for e in evaluations if e.data == data]
+    transfer = any(e.transfer for e in ours)
+    images = "Places" if transfer else "ImageNet"
+    paper = [
+        (f"{row.method}, {row.network}, {images} (paper)", accuracy)
+        for row in paper_rows(ours[0].network)
+        if row.method in _PAPER_METHODS and (accuracy := row.accuracy(transfer))
+    ]
+    names, values = zip(
+        *paper, *((_name(group, ours), percentages(group)) for group in grouped(ours)), strict=True
+    )
+    numbers = pd.DataFrame(values, index=names, columns=COLUMNS).dropna(axis="columns", how="all")
+    caption = f"{data}: top-1 accuracy in percent. {_knn_note(ours)}".rstrip()
+    return Table(caption, numbers, len(paper))
+
+
+def grouped(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
+    """The evaluations that share a line: all protocols on the same images, row and step.
+
+    Where a protocol was applied with several settings, each has a line.
+    """
+    counts = collections.Counter()
+    lines: dict[tuple, list[Evaluation]] = {}
+    for e in sorted(evaluations, key=lambda e: (e.data, ROWS.index(e.row), e.step)):
+        subject = (e.data, e.fingerprint, e.row, e.step)
+        counts[subject, e.protocol] += 1
+        lines.setdefault((subject, counts[subject, e.protocol]), []).append(e)
+    return list(lines.values())
+
+
+def percentages(line: Sequence[Evaluation]) -> dict[str, float]:
+    """Column -> percent, of all evaluations of a line."""
+    return {column: 100 * share for e in line for column, share in e.accuracy.items()}
+
+
+def _name(line: Sequence[Evaluation], every: Sequence[Evaluation]) -> str:
+    """The row of a line, with what tells it from the other lines of the same row."""
+    row = line[0].row
+    of_row = [e for e in every if e.row == row]
+    details = [f"epoch {line[0].epoch:.4g}"] if len({e.step for e in of_row}) > 1 else []
+    for e in line:
+        if sum((other.step, other.protocol) == (e.step, e.protocol) for other in of_row) > 1:
+            details.append(_setting(e))
+    return f"{row} ({', '.join(details)})" if details else row
+
+
+def _setting(evaluation: Evaluation) -> str:
+    """How a protocol was applied, in a few words."""
+    settings = evaluation.settings
+    if evaluation.protocol == "knn":
+        return settings["gallery"]
+    rate = f"rate {settings['learning_rate']:g}"
+    return f"readouts: {settings['epochs']} epochs, {rate}, {settings['crop']} crops"
+
+
+def _knn_note(evaluations: Sequence[Evaluation]) -> str:
+    """What kNN searched in each row, in sentences; empty without kNN."""
+    knn = [e for e in evaluations if e.protocol == "knn"]
+    if not knn:
+        return ""
+    rows_of: dict[str, dict[str, None]] = {}  # the inner dicts are ordered sets
+    for e in knn:
+        rows_of.setdefault(e.settings["gallery"], {})[e.row] = None
+    searched = " and ".join(f"{g} ({', '.join(rows)})" for g, rows in rows_of.items())
+    few = any(e.settings["k"][0] < KNN.k for e in knn)
+    all_vote = f" There are fewer than {KNN.k} images, so all of them vote." if few else ""
+    return f"{KNN.column} is {KNN.words}, and searches {searched}.{all_vote}"
