@@ -35,11 +35,11 @@ def main() -> None:
     from la_tf.errors import RunError
     from la_tf.export.run import export_run, sample_pictures
     from la_tf.export.saved_model import ExportError
-    from la_tf.runs.trained_run import load_run
+    from la_tf.runs.trained_run import open_run
 
     directory = pathlib.Path(_EXPORT_DIR.value).expanduser()
     try:
-        run = load_run(_RUN_DIR.value)
+        run = open_run(_RUN_DIR.value)
         pictures, what = sample_pictures(run)
         saved_model = export_run(run, directory, pictures, _ONNX.value)
     except (ConfigError, ExportError, RunError) as error:

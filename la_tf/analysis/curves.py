@@ -9,6 +9,7 @@ from la_tf.analysis.part import Part, Plot, Unavailable
 from la_tf.analysis.plots import Curve, Panel
 from la_tf.config import Config
 from la_tf.phases import IR, LA
+from la_tf.resolve import clusters
 from la_tf.results.knn_metric import KNN_METRICS
 from la_tf.runs.log import Record
 
@@ -52,7 +53,7 @@ def panels(
     """
     log, speed = _Log(metrics, steps_per_epoch), _Log(timing, steps_per_epoch)
     chance = math.log(num_examples)
-    members = num_examples / config.clustering.num_clusters
+    members = num_examples / clusters(config.clustering.num_clusters, num_examples)
     even = 1 / math.sqrt(config.network.dim)
     # NCE is no softmax over all images, and has another value where all are alike.
     loss_levels = {chance: f"ln N = {chance:.1f}"} if config.objective.ir_loss == "softmax" else {}

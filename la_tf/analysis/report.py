@@ -22,7 +22,7 @@ from la_tf.files import replace_file
 from la_tf.results import run_facts
 from la_tf.results.knn_table import table_rows
 from la_tf.runs.log import read_log
-from la_tf.runs.trained_run import TrainedRun, load_run, open_images
+from la_tf.runs.trained_run import TrainedRun, open_images, open_run
 
 REPORT = "report.html"
 FIGURES = "figures"
@@ -59,8 +59,8 @@ def write_report(
       ConfigError: the run's configuration is not one of this version.
       DataError: `data` or `val_data` cannot be used.
     """
-    run = load_run(run_dir)
-    compared = [load_run(other) for other in others]
+    run = open_run(run_dir)
+    compared = [open_run(other) for other in others]
     neighbours, map_ = _of_images(run, data, val_data, holdout, say)
     metrics, timing = _log(run, "metrics.jsonl"), _log(run, "timing.jsonl")
     records = metrics.value or []
