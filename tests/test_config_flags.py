@@ -153,9 +153,10 @@ print(json.dumps(answers))
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_that_cannot_be_is_refused_in_one_sentence(answers, name):
-    low, _ = OPTIONS[name].metadata["within"]
+    low, high = OPTIONS[name].metadata["within"]
     taken = {value for value in STRANGE if answers[f"--{name}={value}"] is None}
-    assert taken <= {"-1", "0", ""}
+    assert taken <= {"-1", "0", "", "1e30", "1" + 30 * "0"}
+    assert ("1e30" in taken) == ("1" + 30 * "0" in taken) == (high >= 1e30)
     assert ("-1" in taken) == (low == -1)
     assert ("0" in taken) == (low <= 0)
     assert ("" in taken) == (name == "drop_epochs")  # none
