@@ -10,7 +10,7 @@ from detection.backbones import STRIDE, require_backbone
 from detection.config import DetectionTask
 from la_tf.errors import RunError
 from la_tf.networks import build_backbone
-from la_tf.runs.trained_run import load_run
+from la_tf.runs.trained_run import open_run
 
 _STAGE5_CROP = 7  # as in the reference
 _PAPER_IMAGE_SIZE = 224
@@ -49,7 +49,7 @@ def open_start(init: str, run_dir: str, network: str | None = None) -> Start:
       RunError: there is no such run.
     """
     if run_dir:
-        run = load_run(run_dir)
+        run = open_run(run_dir)
         network, image_size = run.config.network.network, run.config.data.image_size
     else:
         image_size = _PAPER_IMAGE_SIZE

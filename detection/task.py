@@ -15,7 +15,7 @@ from detection.initialize import take_weights
 from detection.inputs import make_dataset
 from detection.metric import VOCDetectionMetric
 from detection.model import build_detector
-from la_tf.runs.trained_run import load_run
+from la_tf.runs.trained_run import open_run
 
 
 @task_factory.register_task_cls(DetectionTask)
@@ -38,7 +38,7 @@ class VOCDetectionTask(maskrcnn.MaskRCNNTask):
           RunError: the run cannot be read.
         """
         if self.task_config.run_dir:
-            take_weights(model, load_run(self.task_config.run_dir).network)
+            take_weights(model, open_run(self.task_config.run_dir).network)
 
     def create_optimizer(
         self, optimizer_config: optimization.OptimizationConfig, runtime_config: Any = None

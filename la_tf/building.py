@@ -1,8 +1,11 @@
 """From configuration to a network and to a compiled model."""
 
+import math
+
 import tensorflow as tf
 
 from la_tf.config import Config, ConfigError
+from la_tf.memory import require_memory
 from la_tf.model import LocalAggregation
 from la_tf.networks import build_network
 from la_tf.schedules import learning_rate
@@ -31,7 +34,7 @@ def build_model(config: Config, num_examples: int, steps_per_epoch: int) -> Loca
     """Network, bank and optimizer of a recipe; under a strategy, call it in its scope.
 
     Args:
-      config: resolved, see `config.resolve`.
+      config: resolved, see `resolve.resolve`.
       num_examples: N.
       steps_per_epoch: turns epochs into steps.
 
@@ -40,8 +43,10 @@ def build_model(config: Config, num_examples: int, steps_per_epoch: int) -> Loca
 
     Raises:
       ConfigError: the network does not exist or does not take images of this size.
+      RunError: it would not fit in memory.
     """
     network = network_of(config)
+    _require_room(config, network, num_examples)
     model = LocalAggregation(
         network,
         num_examples,
@@ -58,3 +63,38 @@ def build_model(config: Config, num_examples: int, steps_per_epoch: int) -> Loca
     model.compile(optimizer, jit_compile=config.numerics.jit_compile)
     optimizer.build(network.trainable_variables)
     return model
+
+
+def _require_room(config: Config, network: tf.keras.Model, num_examples: int) -> None:
+    """Refuses what a step could not hold: of each part, no more than it takes at the very least.
+
+    Without a GPU everything is in the memory of the machine, and of a batch that of one replica is
+    counted; with one, bank and labels, which clustering copies there.
+
+    Raises:
+      RunError: they take more bytes than are free.
+    """
+    gigabytes = "{:.3g} GB of {}".format
+    parts = {
+        f"the memory bank ({num_examples} x {config.network.dim})": (
+            4 * num_examples * config.network.dim
+        ),
+        "labels": 4 * num_examples * config.clustering.num_clusterings,
+    }
+    if not tf.config.list_physical_devices("GPU"):
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        images = max(1, config.data.batch_size // replicas)
+        # As called in the network: `output` is that of the backbone alone, of images of any size.
+        endpoints = network.get_layer("backbone").get_output_at(0)
+        parts |= {
+            "similarities": 4 * (config.numerics.block_size or images) * num_examples,
+            "gradient and momentum of the network": 8 * network.count_params(),
+            f"feature maps of {images} images": images
+            * sum(math.prod(maps.shape[1:]) * maps.dtype.size for maps in endpoints.values()),
+        }
+    listed = ", ".join(gigabytes(size / 1e9, what) for what, size in parts.items())
+    require_memory(
+        sum(parts.values()),
+        f"this training ({listed})",
+        "lower --batch_size, --image_size or --dim, or take fewer images",
+    )

@@ -4,21 +4,25 @@ The paper is Zhuang, Zhai and Yamins, "Local Aggregation for Unsupervised Learni
 Embeddings", ICCV 2019. "official" marks a value that only the authors' released code states.
 
 A `Config` is a tree of frozen dataclasses. Every leaf name is unique, so that a command line can
-offer each as a flag of the same name. `None` means "the library decides from the data", and
-`resolve.py` turns every `None` into a number once the size of the training set is known.
+offer each as a flag of the same name, and every number carries the range that it must lie in.
+`None` means "the library decides from the data": `resolve.py` holds how.
 """
 
 import dataclasses
 from typing import Any
+
+_MANY = 2**31 - 1  # no limit but that of 32 bits
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be trained; the message says what to change."""
 
 
-def _option(default: Any, help_text: str, section: str = "", *, choices: tuple[str, ...] = ()):
-    """A dataclass field that carries its own help text and paper section."""
-    metadata = {"help": help_text, "section": section, "choices": choices}
+def _option(
+    default: Any, help_text: str, section: str = "", *, choices: tuple = (), within: tuple = ()
+):
+    """A dataclass field that carries its help text, paper section, and choices or range."""
+    metadata = {"help": help_text, "section": section, "choices": choices, "within": within}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -35,26 +39,43 @@ class DataConfig:
         None, "Held-out images for kNN, in any form --data takes. Default: DIR/val or DIR/test."
     )
     holdout: int = _option(
-        0, "Without held-out images: keep this many of the training images out, chosen by --seed."
+        0,
+        "Without held-out images: keep this many of the training images out, chosen by --seed.",
+        within=(0, _MANY),
     )
     skip_bad_images: bool = _option(
         False, "Leave out files that cannot be decoded, and count them, instead of stopping."
     )
-    image_size: int = _option(224, "Side of the square views, in pixels.", "section 4.1")
-    batch_size: int = _option(128, "Images a step, over all replicas.", "section 4.1")
+    image_size: int = _option(
+        224, "Side of the square views, in pixels.", "section 4.1", within=(1, 4096)
+    )
+    batch_size: int = _option(
+        128, "Images a step, over all replicas.", "section 4.1", within=(1, 2**20)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
     """The random view of an image; every default is the official code's."""
 
-    crop_area_min: float = _option(0.2, "Smallest share of the area in a random crop.", "official")
-    crop_aspect: float = _option(4 / 3, "Crops have aspect ratios in [1/this, this].", "official")
-    greyscale_probability: float = _option(0.2, "Share of views without colour.", "official")
-    jitter: float = _option(
-        0.4, "Brightness, contrast and saturation are scaled by 1 +- this.", "official"
+    crop_area_min: float = _option(
+        0.2, "Smallest share of the area in a random crop.", "official", within=(1e-6, 1)
     )
-    hue_jitter: float = _option(0.4, "Hue is turned by +- this share of the circle.", "official")
+    crop_aspect: float = _option(
+        4 / 3, "Crops have aspect ratios in [1/this, this].", "official", within=(1, 100)
+    )
+    greyscale_probability: float = _option(
+        0.2, "Share of views without colour.", "official", within=(0, 1)
+    )
+    jitter: float = _option(
+        0.4,
+        "Brightness, contrast and saturation are scaled by 1 +- this.",
+        "official",
+        within=(0, 1),
+    )
+    hue_jitter: float = _option(
+        0.4, "Hue is turned by +- this share of the circle.", "official", within=(0, 1)
+    )
     flip: bool = _option(True, "Mirror half of the views left to right.", "official")
 
 
@@ -68,13 +89,14 @@ class NetworkConfig:
         "section 4.1",
         choices=("alexnet", "vgg16", "resnet18", "resnet50", "smallnet"),
     )
-    dim: int = _option(128, "D, the length of an embedding.", "section 4.1")
+    dim: int = _option(128, "D, the length of an embedding.", "section 4.1", within=(1, 2**16))
     sync_bn: bool = _option(False, "Batch statistics over all replicas instead of each its own.")
     bn_momentum: float = _option(
         0.997,
         "How much of the moving batch statistics a step keeps. A run of a few hundred steps needs "
         "less, or its evaluation still sees the initial statistics.",
         "official",
+        within=(0, 1),
     )
 
 
@@ -82,30 +104,48 @@ class NetworkConfig:
 class ObjectiveConfig:
     """Equations 1 to 5."""
 
-    tau: float = _option(0.07, "Temperature of the softmax.", "Eq. 1, section 4.1")
-    k: int | None = _option(
-        None, "Background neighbours; default 4096, at most N/4 on small data.", "section 4.1"
+    tau: float = _option(
+        0.07, "Temperature of the softmax.", "Eq. 1, section 4.1", within=(1e-3, 1e3)
     )
-    mix: float = _option(0.5, "t, the weight of the new embedding in the bank.", "Eq. 5")
+    k: int | None = _option(
+        None,
+        "Background neighbours, N at most; default 4096, or N/4 on smaller data.",
+        "section 4.1",
+        within=(1, _MANY),
+    )
+    mix: float = _option(
+        0.5, "t, the weight of the new embedding in the bank.", "Eq. 5", within=(0, 1)
+    )
     ir_loss: str = _option(
         "softmax",
         "Instance recognition by exact softmax, or by noise-contrastive estimation as official.",
         "section 4.1",
         choices=("softmax", "nce"),
     )
-    nce_negatives: int = _option(4096, "Noise samples a step for --ir_loss=nce.", "official")
+    nce_negatives: int = _option(
+        4096, "Noise samples a step for --ir_loss=nce.", "official", within=(1, 2**24)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ClusteringConfig:
     """How the close neighbours are found (section 3.1)."""
 
+    # Labels are float32, which holds whole numbers up to 2^24 exactly.
     num_clusters: int | None = _option(
-        None, "m, clusters in one k-means; default in proportion to N.", "section 4.1"
+        None,
+        "m, clusters in one k-means, N at most; default in proportion to N.",
+        "section 4.1",
+        within=(1, 2**24),
     )
-    num_clusterings: int = _option(3, "H, independent k-means runs.", "section 4.1")
+    num_clusterings: int = _option(
+        3, "H, independent k-means runs.", "section 4.1", within=(1, 1000)
+    )
     cluster_every_steps: int = _option(
-        0, "Cluster again after this many steps; 0 is once an epoch.", "supplement C"
+        0,
+        "Cluster again after this many steps; 0 is once an epoch.",
+        "supplement C",
+        within=(0, _MANY),
     )
     cluster_input: str = _option(
         "bank",
@@ -113,26 +153,34 @@ class ClusteringConfig:
         "supplement C",
         choices=("bank", "center_crops"),
     )
-    kmeans_iterations: int = _option(20, "Lloyd iterations of one k-means.", "official")
+    kmeans_iterations: int = _option(
+        20, "Lloyd iterations of one k-means.", "official", within=(1, 10_000)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """Stochastic gradient descent with momentum (section 4.1)."""
 
-    learning_rate: float = _option(0.03, "Initial learning rate.", "section 4.1")
-    momentum: float = _option(0.9, "Momentum.", "section 4.1")
+    learning_rate: float = _option(
+        0.03, "Initial learning rate.", "section 4.1", within=(1e-12, 1e30)
+    )
+    momentum: float = _option(0.9, "Momentum.", "section 4.1", within=(0, 1))
     weight_decay: float = _option(
-        1e-4, "lambda; its gradient is lambda * theta, on kernels only.", "Eq. 4, section 4.1"
+        1e-4,
+        "lambda; its gradient is lambda * theta, on kernels only.",
+        "Eq. 4, section 4.1",
+        within=(0, 100),
     )
     drop_epochs: tuple[int, ...] = _option(
-        (), "Epochs before which the learning rate falls tenfold.", "section 4.1"
+        (), "Epochs before which the learning rate falls tenfold.", "section 4.1", within=(1, 10**6)
     )
     plateau_patience: int = _option(
         0,
         "Instead of --drop_epochs: fall tenfold when held-out kNN has not improved in this many "
         "evaluations, twice at most; 0 is off.",
         "section 4.1",
+        within=(0, 10**6),
     )
 
 
@@ -140,17 +188,27 @@ class OptimizerConfig:
 class ScheduleConfig:
     """How long each objective is trained, and from which seed."""
 
-    epochs: int = _option(200, "Epochs in total, instance recognition included.", "section 4.1")
-    ir_epochs: int = _option(10, "Epochs of instance recognition as warm start.", "section 4.1")
-    seed: int = _option(0, "All randomness is a function of (seed, epoch, index).")
+    epochs: int = _option(
+        200, "Epochs in total, instance recognition included.", "section 4.1", within=(1, 10**6)
+    )
+    ir_epochs: int = _option(
+        10, "Epochs of instance recognition as warm start.", "section 4.1", within=(0, 10**6)
+    )
+    seed: int = _option(
+        0, "All randomness is a function of (seed, epoch, index).", within=(0, 2**32 - 1)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
     """What metrics.jsonl holds."""
 
-    log_every_steps: int = _option(50, "Steps between records of the training loss.")
-    eval_every_epochs: int = _option(1, "Epochs between kNN evaluations, when there are labels.")
+    log_every_steps: int = _option(
+        50, "Steps between records of the training loss.", within=(1, _MANY)
+    )
+    eval_every_epochs: int = _option(
+        1, "Epochs between kNN evaluations, when there are labels.", within=(1, 10**6)
+    )
     baselines: bool = _option(
         False,
         "Also evaluate raw pixels and the untrained network, all against centre crops of the "
@@ -169,19 +227,29 @@ class RunConfig:
         choices=("mirrored", "one_device", "multi_worker_mirrored"),
     )
     num_devices: int | None = _option(
-        None, "GPUs to use (default all), or logical CPU devices where there is no GPU (default 1)."
+        None,
+        "GPUs to use (default all), or logical CPU devices where there is no GPU (default 1).",
+        within=(1, 128),
     )
     worker_hosts: str | None = _option(
         None, "multi_worker_mirrored: host:port of every worker, comma-separated."
     )
-    task_index: int = _option(-1, "multi_worker_mirrored: this worker's place in --worker_hosts.")
+    task_index: int = _option(
+        -1, "multi_worker_mirrored: this worker's place in --worker_hosts.", within=(-1, 10**5)
+    )
     checkpoint_every_steps: int = _option(
-        0, "Steps between checkpoints; 0 is by time alone, or once an epoch with several workers."
+        0,
+        "Steps between checkpoints; 0 is by time alone, or once an epoch with several workers.",
+        within=(0, _MANY),
     )
     checkpoint_every_minutes: float = _option(
-        10.0, "Minutes between checkpoints, in a single process; 0 is by steps alone."
+        10.0,
+        "Minutes between checkpoints, in a single process; 0 is by steps alone.",
+        within=(0, 1e6),
     )
-    keep_checkpoints: int = _option(3, "How many of the newest checkpoints stay.")
+    keep_checkpoints: int = _option(
+        3, "How many of the newest checkpoints stay.", within=(1, 10**6)
+    )
     write_report: bool = _option(True, "End with report.html, as tools/analyze.py writes it.")
 
 
@@ -205,6 +273,7 @@ class NumericsConfig:
         0,
         "Images of a replica's batch that are compared with the bank at once, a divisor of their "
         "number; 0 is all. For a bank beside which B x N similarities do not fit.",
+        within=(0, 2**20),
     )
     deterministic: bool = _option(True, "Only deterministic kernels, so that resuming is exact.")
 

@@ -12,6 +12,7 @@ from la_tf.objective import (
     local_aggregation_loss,
     noise_contrastive_loss,
 )
+from la_tf.resolve import background_neighbours
 
 
 class LocalAggregation(tf.keras.Model):
@@ -48,16 +49,20 @@ class LocalAggregation(tf.keras.Model):
         Args:
           network: images to unit embeddings, see `networks.build_network`.
           num_examples: N.
-          objective: Equations 1 to 5; its k must be a number.
+          objective: Equations 1 to 5; k is derived from N where it is open.
           num_clusterings: H.
           warm_start_steps: steps of instance recognition.
           weight_decay: lambda of Eq. 4.
           block_size: embeddings to compare with the bank at once, see `map_blocks`; 0 is all.
           seed: seed of the bank and of the noise samples.
+
+        Raises:
+          ConfigError: k exceeds N.
         """
         super().__init__(name="local_aggregation")
         self.network = network
         self.objective = objective
+        self.k = background_neighbours(objective.k, num_examples)
         self.warm_start_steps = warm_start_steps
         self.weight_decay = weight_decay
         self.block_size = block_size
@@ -170,7 +175,7 @@ class LocalAggregation(tf.keras.Model):
             ["Local Aggregation has no clusters yet: add ClusteringCallback to fit's callbacks."],
         )
         similarities, background = nearest_rows(
-            embeddings, bank, self.objective.k, self.block_size
+            embeddings, bank, self.k, self.block_size
         )  # [B, k] each
         close = close_neighbors(self.cluster_labels, indices, background)  # [B, k]
         losses = local_aggregation_loss(similarities, close, self.objective.tau)

@@ -1,61 +1,13 @@
-"""The numbers that a recipe leaves open, and the bounds of those it gives."""
+"""The numbers that a recipe leaves open, and what the numbers that it gives must keep."""
 
 import dataclasses
-import math
 
-from la_tf.config import Config, ConfigError, to_dict
+from la_tf.config import Config, ConfigError
+from la_tf.options import require_allowed, sections_and_options
 
 PAPER_NUM_EXAMPLES = 1_281_167  # ImageNet's training images, the N of section 4
 PAPER_NUM_CLUSTERS = 30_000  # m of AlexNet and the ResNets, section 4.1
 SMALL_DATA_CLUSTER_SIZE = 5  # members a cluster, see `default_num_clusters`
-
-# (options, what must hold of each, and that in words)
-BOUNDS = (
-    (
-        (
-            "k",
-            "num_clusters",
-            "num_clusterings",
-            "batch_size",
-            "image_size",
-            "dim",
-            "tau",
-            "epochs",
-            "learning_rate",
-            "nce_negatives",
-            "kmeans_iterations",
-            "crop_area_min",
-            "keep_checkpoints",
-            "num_devices",
-            "log_every_steps",
-            "eval_every_epochs",
-        ),
-        lambda value: value > 0,
-        "be a positive number",
-    ),
-    (
-        ("mix", "crop_area_min", "greyscale_probability", "bn_momentum", "momentum"),
-        lambda value: 0 <= value <= 1,
-        "lie between 0 and 1",
-    ),
-    (
-        (
-            "cluster_every_steps",
-            "checkpoint_every_steps",
-            "checkpoint_every_minutes",
-            "block_size",
-            "plateau_patience",
-            "holdout",
-            "weight_decay",
-            "jitter",
-            "hue_jitter",
-        ),
-        lambda value: value >= 0,
-        "not be negative",
-    ),
-    (("seed",), lambda value: 0 <= value < 2**32, f"lie between 0 and {2**32 - 1}"),
-    (("crop_aspect",), lambda value: value >= 1, "be 1 or more"),
-)
 
 
 def default_num_clusters(num_examples: int) -> int:
@@ -78,7 +30,34 @@ def default_k(num_examples: int) -> int:
     return max(1, min(4096, num_examples // 4))
 
 
-def resolve(config: Config, num_examples: int) -> tuple[Config, list[str]]:
+def background_neighbours(k: int | None, num_examples: int) -> int:
+    """k for N images: as given, or the library's choice.
+
+    Raises:
+      ConfigError: it exceeds N.
+    """
+    return _given_or_chosen("k", k, default_k(num_examples), num_examples)
+
+
+def clusters(m: int | None, num_examples: int) -> int:
+    """m for N images: as given, or the library's choice.
+
+    Raises:
+      ConfigError: it exceeds N.
+    """
+    return _given_or_chosen("num_clusters", m, default_num_clusters(num_examples), num_examples)
+
+
+def _given_or_chosen(option: str, given: int | None, choice: int, num_examples: int) -> int:
+    if given is not None and given > num_examples:
+        raise ConfigError(
+            f"--{option}={given} is more than the {num_examples} training images; {choice} is this "
+            "library's choice for that many."
+        )
+    return choice if given is None else given
+
+
+def resolve(config: Config, num_examples: int) -> Config:
     """Fills every open number from the size of the training set and checks the bounds.
 
     Args:
@@ -86,37 +65,23 @@ def resolve(config: Config, num_examples: int) -> tuple[Config, list[str]]:
       num_examples: N, training images.
 
     Returns:
-      The effective configuration, and one sentence for each number that had to be changed.
+      The effective configuration; of it, `background_neighbours` and `clusters` give what it says.
 
     Raises:
       ConfigError: the recipe cannot be trained on N images.
     """
     check_bounds(config)
-    notes = []
-    objective, clustering = config.objective, config.clustering
     if num_examples < config.data.batch_size:
         raise ConfigError(
             f"{num_examples} training images are fewer than one batch of "
             f"{config.data.batch_size}: add images or lower --batch_size."
         )
-    k = default_k(num_examples) if objective.k is None else objective.k
-    if k > num_examples:
-        notes.append(f"k = {k} background neighbours exceed N = {num_examples}: using k = N.")
-        k = num_examples
-    m = clustering.num_clusters
-    m = default_num_clusters(num_examples) if m is None else m
-    if m > num_examples:
-        raise ConfigError(
-            f"--num_clusters={m} is more than the {num_examples} training images; "
-            f"{default_num_clusters(num_examples)} is this library's choice for that many."
-        )
-    return (
-        dataclasses.replace(
-            config,
-            objective=dataclasses.replace(objective, k=k),
-            clustering=dataclasses.replace(clustering, num_clusters=m),
-        ),
-        notes,
+    k = background_neighbours(config.objective.k, num_examples)
+    m = clusters(config.clustering.num_clusters, num_examples)
+    return dataclasses.replace(
+        config,
+        objective=dataclasses.replace(config.objective, k=k),
+        clustering=dataclasses.replace(config.clustering, num_clusters=m),
     )
 
 
@@ -126,12 +91,12 @@ def check_bounds(config: Config) -> None:
     Raises:
       ConfigError: an option out of its bounds, by name, or two that exclude each other.
     """
-    values = {name: v for section in to_dict(config).values() for name, v in section.items()}
-    for names, holds, bound in BOUNDS:
-        for name in names:
-            value = values[name]
-            if value is not None and not (holds(value) and math.isfinite(value)):
-                raise ConfigError(f"--{name}={value} must {bound}.")
+    for name, (section, option) in sections_and_options().items():
+        value = getattr(getattr(config, section), name)
+        try:
+            require_allowed(option, value)
+        except ValueError as error:
+            raise ConfigError(f"--{name}={value} {error}.") from None
     drops = config.optimizer.drop_epochs
     if list(drops) != sorted(set(drops)):
         raise ConfigError(f"--drop_epochs={drops} must rise.")
@@ -142,8 +107,8 @@ def check_bounds(config: Config) -> None:
             "XLA has no deterministic gradient of max-pooling: add --nodeterministic to "
             "--jit_compile, and resuming is no longer exact to the bit."
         )
-    if not 0 <= config.schedule.ir_epochs <= config.schedule.epochs:
+    if config.schedule.ir_epochs > config.schedule.epochs:
         raise ConfigError(
-            f"--ir_epochs={config.schedule.ir_epochs} must lie between 0 and "
+            f"--ir_epochs={config.schedule.ir_epochs} must not exceed "
             f"--epochs={config.schedule.epochs}."
         )

@@ -67,9 +67,7 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
     train_set = keep_good_images(train_set, config.data.skip_bad_images, say)
     if heldout is not None:
         heldout = keep_good_images(heldout, config.data.skip_bad_images, say)
-    config, notes = resolve(config, train_set.num_examples)
-    for note in notes:
-        say(note)
+    config = resolve(config, train_set.num_examples)
     runtime.require_replicas(config, strategy.num_replicas_in_sync, train_set.num_examples)
     data = {
         "training set": identify(train_set),

@@ -6,6 +6,7 @@ import pytest
 
 from la_tf import config as config_lib
 from la_tf.config import Config, ConfigError
+from la_tf.options import kind_of, option_value, sections_and_options
 from la_tf.resolve import resolve
 
 
@@ -25,8 +26,7 @@ def test_option_names_are_unique_over_all_sections():
 
 
 def test_the_paper_s_values_are_the_defaults():
-    config, notes = resolve(Config(), 1_281_167)
-    assert notes == []
+    config = resolve(Config(), 1_281_167)
     assert (config.objective.k, config.clustering.num_clusters) == (4096, 30_000)
     assert (config.objective.tau, config.network.dim, config.objective.mix) == (0.07, 128, 0.5)
     assert (config.optimizer.learning_rate, config.optimizer.momentum) == (0.03, 0.9)
@@ -36,26 +36,39 @@ def test_the_paper_s_values_are_the_defaults():
 
 @pytest.mark.parametrize("size,m,k", [(1000, 200, 250), (50_000, 10_000, 4096), (128, 26, 32)])
 def test_small_data_get_small_clusters_and_a_background_inside_the_bank(size, m, k):
-    config, _ = resolve(Config(), size)
+    config = resolve(Config(), size)
     assert (config.clustering.num_clusters, config.objective.k) == (m, k)
 
 
 @pytest.mark.parametrize("size", [128, 1437, 50_000, 200_000, 1_281_167, 14_000_000])
 def test_defaults_keep_their_bounds_at_every_size(size):
-    config, _ = resolve(Config(), size)
+    config = resolve(Config(), size)
     members = size / config.clustering.num_clusters
     assert 4.9 <= members <= 43 and config.objective.k <= size / 4
 
 
-def test_k_beyond_n_is_clipped_with_a_note():
-    config, notes = resolve(with_options(k=4096), 1000)
-    assert config.objective.k == 1000 and "using k = N" in notes[0]
+@pytest.mark.parametrize("option,choice", [("k", 250), ("num_clusters", 200)])
+def test_k_and_m_may_be_n_and_no_more(option, choice):
+    assert resolve(with_options(**{option: 1000}), 1000) == resolve(
+        with_options(**{"k": 250, "num_clusters": 200, option: 1000}), 1000
+    )
+    with pytest.raises(ConfigError) as error:
+        resolve(with_options(**{option: 1001}), 1000)
+    assert str(error.value) == (
+        f"--{option}=1001 is more than the 1000 training images; {choice} is this library's choice "
+        "for that many."
+    )
+
+
+def test_every_number_has_a_range_that_holds_its_default():
+    for name, (_, option) in sections_and_options().items():
+        assert bool(option.metadata["within"]) == (kind_of(option) in (int, float, tuple)), name
+        assert option_value(option, option.default) == option.default
 
 
 @pytest.mark.parametrize(
     "options,words",
     [
-        ({"num_clusters": 2000}, "--num_clusters=2000"),
         ({"batch_size": 1001}, "fewer than one batch"),
         ({"tau": 0.0}, "--tau=0.0"),
         ({"tau": float("nan")}, "--tau=nan"),
@@ -70,6 +83,8 @@ def test_k_beyond_n_is_clipped_with_a_note():
         ({"cluster_every_steps": -5}, "--cluster_every_steps=-5"),
         ({"crop_aspect": 0.0}, "--crop_aspect=0.0"),
         ({"num_devices": -1}, "--num_devices=-1"),
+        ({"num_clusters": 2**24 + 1}, "--num_clusters=16777217 must be a whole number from 1 to"),
+        ({"drop_epochs": (30, 10**7)}, "--drop_epochs="),
         ({"jit_compile": True}, "add --nodeterministic"),
     ],
 )

@@ -15,6 +15,7 @@ import pytest
 
 from la_tf import config as config_lib
 from la_tf.config import Config
+from la_tf.recipes import recipe
 from la_tf.resolve import PAPER_NUM_EXAMPLES, resolve
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -34,7 +35,7 @@ config_flags.define_config_flags()
 
 
 def python(code: str, *arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "tools")}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'tools'}{os.pathsep}{ROOT}"}
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=cwd,
@@ -72,9 +73,7 @@ def test_every_option_is_a_flag_with_the_same_default():
     assert process.returncode == 0, process.stderr
     defaults = json.loads(process.stdout)
     assert defaults == {
-        name: [str(item) for item in option.default]
-        if isinstance(option.default, tuple)
-        else option.default
+        name: list(option.default) if isinstance(option.default, tuple) else option.default
         for name, option in OPTIONS.items()
     }
     # 1 and True, 1 and 1.0 are equal, but not the same kind of flag.
@@ -123,15 +122,54 @@ def test_the_command_line_has_the_last_word_over_a_file(tmp_path):
     assert config == with_options(epochs=6, tau=0.2)
 
 
-@pytest.mark.parametrize("given", ["a,b", "1.5", "3,,4"])
-def test_a_list_of_other_things_than_whole_numbers_is_refused(given):
-    code = BEGINNING + (
-        "command_line.parse(sys.argv, '')\n"
-        "try:\n    config_flags.config_from_flags()\n"
-        "except config_lib.ConfigError as error:\n    print(error)"
+NUMBERS = [name for name, option in OPTIONS.items() if option.metadata["within"]]
+STRANGE = ("-1", "0", "1e30", "1" + 30 * "0", "nan", "inf", "-inf", "text", "")
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, str | None]:
+    """What the command line says to each strange number, by the flag; None where it takes it."""
+    code = (
+        BEGINNING
+        + """
+from la_tf.resolve import resolve
+answers = {}
+for flag in json.loads(sys.argv[1]):
+    config_flags.FLAGS.unparse_flags()
+    try:
+        config_flags.FLAGS(["train", flag])
+        resolve(config_flags.config_from_flags(), 1000)
+        answers[flag] = None
+    except (config_flags.flags.Error, config_lib.ConfigError) as error:
+        answers[flag] = str(error)
+print(json.dumps(answers))
+"""
     )
-    process = python(code, f"--drop_epochs={given}")
-    assert process.stdout == f"--drop_epochs={given} must be whole numbers, as in 119,142.\n"
+    flags = [f"--{name}={value}" for name in NUMBERS for value in STRANGE]
+    process = python(code, json.dumps(flags))
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_that_cannot_be_is_refused_in_one_sentence(answers, name):
+    low, high = OPTIONS[name].metadata["within"]
+    taken = {value for value in STRANGE if answers[f"--{name}={value}"] is None}
+    assert taken <= {"-1", "0", "", "1e30", "1" + 30 * "0"}
+    assert ("1e30" in taken) == ("1" + 30 * "0" in taken) == (high >= 1e30)
+    assert ("-1" in taken) == (low == -1)
+    assert ("0" in taken) == (low <= 0)
+    assert ("" in taken) == (name == "drop_epochs")  # none
+    for value in set(STRANGE) - taken:
+        sentence = answers[f"--{name}={value}"]
+        assert f"--{name}={value}" in sentence and " number" in sentence and "\n" not in sentence
+
+
+@pytest.mark.parametrize("given", ["a,b", "1.5", "3,,4"])
+def test_a_list_of_other_things_than_whole_numbers_is_refused(run_tool, tmp_path, given):
+    code, _, stderr = run_tool("train", f"--drop_epochs={given}", cwd=tmp_path)
+    assert code == 1
+    assert "must be whole numbers from 1 to 1000000, as in 119,142; see" in stderr
 
 
 @pytest.mark.parametrize(
@@ -142,6 +180,8 @@ def test_a_list_of_other_things_than_whole_numbers_is_refused(given):
         (["--epochs=many"], "many"),
         (["--epochs=1.5"], "1.5"),
         (["--epochs="], "epochs"),
+        (["--dim=1000000000000000000"], "must be a whole number from 1 to 65536"),
+        (["--seed=18446744073709551616"], "from 0 to 4294967295"),
         (["--tau=warm"], "warm"),
         (["--flip=perhaps"], "perhaps"),
         (["--network=alexnet2"], "alexnet2"),
@@ -192,8 +232,8 @@ def test_help_shows_defaults_as_they_are_typed(run_tool):
 def test_a_recipe_can_be_trained(path):
     config = parsed(f"--flagfile={path}")
     size = TRAINING_IMAGES.get(path.stem, PAPER_NUM_EXAMPLES)
-    resolved, notes = resolve(config, size)
-    assert notes == []
+    resolved = resolve(config, size)
+    assert recipe(path) == recipe(path.stem) == config
     assert config.run.run_dir == f"runs/{path.stem}"
     # No line of the file undoes another.
     given = re.findall(r"^--(?:no)?(\w+)", path.read_text(), re.M)

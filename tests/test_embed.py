@@ -24,7 +24,7 @@ from la_tf.data.sources import open_source
 from la_tf.embedding import embedding_files, embedding_model
 from la_tf.embedding.embedding_files import write_embeddings
 from la_tf.embedding.embedding_model import EmbeddingError, export_model, open_part, run_model
-from la_tf.runs.trained_run import load_run
+from la_tf.runs.trained_run import open_run
 from la_tf.trainer import train
 
 DIM = 8
@@ -45,7 +45,7 @@ def run_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(run_dir):
-    return load_run(str(run_dir))
+    return open_run(str(run_dir))
 
 
 @pytest.fixture(scope="module")

@@ -21,14 +21,14 @@ from la_tf.embedding.embedding_model import export_model, open_part, run_model
 from la_tf.export.run import LOCK, export_run, sample_pictures
 from la_tf.export.saved_model import ExportError
 from la_tf.export.weights import checksum, network_from_weights
-from la_tf.runs.trained_run import load_run
+from la_tf.runs.trained_run import open_run
 
 N = 1437  # digits in the training set
 
 
 @pytest.fixture(scope="module")
 def run(trained_run):
-    return load_run(str(trained_run))
+    return open_run(str(trained_run))
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_a_run_whose_images_are_gone_is_exported_and_says_not_evaluated(trained_
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     for name in ("metrics.jsonl", "environment.json"):
         (tmp_path / "run" / name).unlink()
-    run = load_run(str(tmp_path / "run"))
+    run = open_run(str(tmp_path / "run"))
     pictures, what = sample_pictures(run)
     assert len(pictures) == 1 and what.startswith("a generated image")
     saved = export_run(run, tmp_path / "model", pictures)

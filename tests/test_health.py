@@ -49,7 +49,7 @@ def test_many_empty_close_sets_are_said_once(monitor, said):
 
 
 def test_reference_values_are_those_of_the_formulas():
-    config, _ = resolve(Config(), 1_281_167)
+    config = resolve(Config(), 1_281_167)
     ir, la = expected_values(config, 1_281_167)
     assert "14.06" in ir  # ln N
     assert f"{math.log(4096 / (1_281_167 / 30_000)):.2f}" in la  # ln(k / c)

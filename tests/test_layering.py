@@ -17,9 +17,10 @@ FLOORS = (
         *("la_tf/config.py", "la_tf/errors.py", "la_tf/files.py", "la_tf/quiet.py"),
         *("la_tf/phases.py", "la_tf/faiss_library.py", "la_tf/blocks.py", "la_tf/selection.py"),
     ),
+    ("la_tf/options.py", "la_tf/memory.py"),
     # Images and networks; the method, file by file in the order of the paper.
     (
-        *("la_tf/data/", "la_tf/networks/", "la_tf/resolve.py"),
+        *("la_tf/data/", "la_tf/networks/", "la_tf/resolve.py", "la_tf/recipes.py"),
         *("la_tf/objective.py", "la_tf/neighbors.py", "la_tf/memory_bank.py"),
         *("la_tf/clustering.py", "la_tf/schedules.py"),
     ),
@@ -40,7 +41,9 @@ ONLY = {
     "la_tf/config.py": set(),
     "la_tf/errors.py": set(),
     "la_tf/quiet.py": set(),
-    "la_tf/resolve.py": {"la_tf.config"},
+    "la_tf/options.py": {"la_tf.config"},
+    "la_tf/recipes.py": {"la_tf.config", "la_tf.options"},
+    "la_tf/resolve.py": {"la_tf.config", "la_tf.options"},
     "la_tf/files.py": {"la_tf.errors"},
     "la_tf/objective.py": {"tensorflow", "la_tf.blocks"},
     "la_tf/neighbors.py": {"tensorflow", "la_tf.blocks", "la_tf.selection"},

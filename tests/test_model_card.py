@@ -8,7 +8,7 @@ import pytest
 from la_tf.export.model_card import MARK, model_card
 from la_tf.export.saved_model import ExportError
 from la_tf.results.evaluations import Evaluation, write_evaluation
-from la_tf.runs.trained_run import load_run
+from la_tf.runs.trained_run import open_run
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def folder(trained_run, tmp_path_factory):
 @pytest.fixture
 def run(trained_run, tmp_path):
     """A copy of the run, to be changed."""
-    return load_run(str(shutil.copytree(trained_run, tmp_path / "run_7")))
+    return open_run(str(shutil.copytree(trained_run, tmp_path / "run_7")))
 
 
 def evaluation(run, **changes) -> Evaluation:

@@ -1,6 +1,9 @@
 import dataclasses
+import os
 import pathlib
 import re
+import subprocess
+import sys
 import textwrap
 
 import numpy as np
@@ -10,6 +13,7 @@ from imitation import needs_bfloat16
 
 from la_tf import networks
 from la_tf.config import NetworkConfig
+from la_tf.errors import RunError
 from la_tf.networks.alexnet import AlexNet
 from la_tf.networks.resnet import ResNet
 from la_tf.networks.smallnet import SmallNet
@@ -402,6 +406,41 @@ def test_whole_network_saves_and_loads(name, tmp_path):
     theirs = tf.keras.Model(loaded.input, networks.readouts(loaded))(images(1, 16))
     for readout in ours:
         np.testing.assert_array_equal(ours[readout], theirs[readout])
+
+
+@pytest.mark.slow
+def test_saved_networks_load_in_a_process_that_knows_la_tf_alone(tmp_path):
+    sizes = {"smallnet": 16, "alexnet": 16, "resnet18": 16}
+    np.save(tmp_path / "images.npy", images(2, 16))
+    for name, size in sizes.items():
+        network = networks.build_network(name, size, dim=5)
+        network.save(tmp_path / f"{name}.keras")
+        np.save(tmp_path / f"{name}.npy", network(images(2, 16)))
+    code = """
+import sys, numpy, la_tf
+assert la_tf.networks
+import tensorflow as tf
+images = numpy.load("images.npy")
+for name in sys.argv[1:]:
+    loaded = tf.keras.models.load_model(f"{name}.keras")
+    numpy.save(f"{name}_again.npy", loaded(images))
+"""
+    subprocess.run(
+        [sys.executable, "-c", code, *sizes],
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    for name in sizes:
+        np.testing.assert_allclose(
+            np.load(tmp_path / f"{name}_again.npy"), np.load(tmp_path / f"{name}.npy"), rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("options", [{"image_size": 4096}, {"image_size": 32, "dim": 10**9}])
+def test_a_head_that_cannot_fit_in_memory_is_refused(options):
+    with pytest.raises(RunError, match=r"embedding head from .* would take [\d.]+ GiB of memory"):
+        networks.build_network("alexnet", **options)
 
 
 # --- backbones in a detector ---------------------------------------------------------------------

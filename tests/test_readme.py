@@ -111,6 +111,19 @@ def test_training_and_evaluation_call_every_function_in_the_equation_table(tmp_p
     assert reached == set(functions)
 
 
+def test_the_tree_names_every_place_of_the_library_and_no_other():
+    (tree,) = re.findall(
+        r"## Where things are\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.S
+    )
+    library = re.search(r"la_tf/ .*?(?=\ndetection/)", tree, re.S)[0]
+    named = re.findall(r"(?:^  |; )(\w+(?:\.py|/))", library, re.M)
+    there = {p.name + "/" * p.is_dir() for p in (ROOT / "la_tf").iterdir()}
+    there -= {"__init__.py", "__pycache__/"}
+    assert len(named) == len(set(named)) and set(named) == there
+    for place in re.findall(r"^(\w+)/", tree, re.M):
+        assert (ROOT / place).is_dir(), place
+
+
 @pytest.mark.slow
 def test_the_python_in_the_readme_runs(tmp_path):
     """In one folder, the training first: its export then stands for that of the digits."""

@@ -15,7 +15,7 @@ from PIL import Image
 from la_tf.data.augment import center_view
 from la_tf.data.base import DataError
 from la_tf.embedding.embedding_model import EmbeddingError, EmbeddingModel, export_model, run_model
-from la_tf.runs.trained_run import load_run
+from la_tf.runs.trained_run import open_run
 from la_tf.search.gallery import EmbeddedFiles, embed_queries, open_gallery
 from la_tf.search.nearest import search
 from la_tf.search.picture_files import PictureFiles
@@ -41,7 +41,7 @@ NAMES = ["z.png", "a/b.PNG", "a/c d/é & <e>.png", "b-1.png", *(f"many/{i}.png" 
 
 @pytest.fixture(scope="module")
 def run(trained_run):
-    return load_run(str(trained_run))
+    return open_run(str(trained_run))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from la_tf.data.base import DataError, Source
 from la_tf.embedding.embedding_model import EmbeddingError, EmbeddingModel, export_model, run_model
 from la_tf.export.saved_model import export_saved_model
 from la_tf.networks import build_network
-from la_tf.runs.trained_run import load_run
+from la_tf.runs.trained_run import open_run
 from la_tf.search.cache import default_cache_dir
 from la_tf.search.gallery import Gallery, open_gallery
 from la_tf.search.picture_files import PictureFiles
@@ -240,7 +240,7 @@ def test_two_that_search_at_once_share_the_cache(folder, opened):
 @pytest.fixture(scope="module")
 def network(trained_run):
     """A model that decodes what it embeds."""
-    return run_model(load_run(str(trained_run)))
+    return run_model(open_run(str(trained_run)))
 
 
 def broken_files(folder) -> dict[str, bytes]:

@@ -11,14 +11,14 @@ from la_tf.data.digits import digits_parts
 from la_tf.data.pipeline import eval_dataset
 from la_tf.embedding.embedder import Embedder
 from la_tf.errors import RunError
-from la_tf.runs.trained_run import load_run, open_images
+from la_tf.runs.trained_run import open_images, open_run
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def run(trained_run):
-    return load_run(str(trained_run))
+    return open_run(str(trained_run))
 
 
 def test_network_and_bank_are_those_of_the_newest_checkpoint(run, trained_run, newest_checkpoint):
@@ -41,7 +41,7 @@ def test_the_untrained_network_is_the_one_of_the_first_checkpoint(
     flags = [*tiny_run, f"--run_dir={tmp_path / 'run'}", "--learning_rate=1e-30", "--epochs=1"]
     code, _, stderr = run_tool("train", *flags, "--ir_epochs=1", "--weight_decay=0")
     assert code == 0, stderr
-    still = load_run(str(tmp_path / "run")).network.trainable_weights
+    still = open_run(str(tmp_path / "run")).network.trainable_weights
     for a, b in zip(run.untrained_network().trainable_weights, still, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-20)
     assert not np.allclose(still[0], run.network.trainable_weights[0])
@@ -67,7 +67,7 @@ def test_other_held_out_images_leave_the_training_images_alone(tmp_path, run_too
     flags = [*tiny_run, f"--data={tmp_path / 'all'}", "--holdout=50", "--epochs=1", "--ir_epochs=1"]
     code, _, stderr = run_tool("train", *flags, f"--run_dir={tmp_path / 'run'}", "--k=16")
     assert code == 0, stderr
-    run = load_run(str(tmp_path / "run"))
+    run = open_run(str(tmp_path / "run"))
     train_set, heldout = open_images(run, val_data=str(tmp_path / "other"))
     assert run.holds(train_set) and (len(train_set), len(heldout)) == (150, 200)
 
@@ -77,7 +77,7 @@ def test_a_run_of_ir_alone_is_called_so(trained_run, tmp_path):
     stored = json.loads((copy / "config.json").read_text())
     stored["config"]["schedule"]["ir_epochs"] = 4
     (copy / "config.json").write_text(json.dumps(stored))
-    assert load_run(str(copy)).objective == "IR"
+    assert open_run(str(copy)).objective == "IR"
 
 
 @pytest.mark.parametrize(
@@ -103,20 +103,20 @@ def test_what_cannot_be_opened_is_one_sentence(trained_run, tmp_path, damage, me
     copy = shutil.copytree(trained_run, tmp_path / "run")
     damage(copy)
     with pytest.raises(RunError, match=message) as error:
-        load_run(str(copy))
+        open_run(str(copy))
     assert "\n" not in str(error.value)
 
 
 def test_where_the_newest_checkpoint_was_removed_an_older_one_is_taken(trained_run, tmp_path):
     copy = shutil.copytree(trained_run, tmp_path / "run")
-    newest = load_run(str(copy))
+    newest = open_run(str(copy))
     newest_bank = newest.bank  # read when asked for: its file goes
     checkpoints = sorted(copy.glob("checkpoints/*.index"), key=lambda f: f.stat().st_mtime)
     assert len(checkpoints) > 1
     step = int(checkpoints[-1].stem.rpartition("-")[2])
     for file in copy.glob(f"checkpoints/{checkpoints[-1].stem}.*"):
         file.unlink()
-    older = load_run(str(copy))
+    older = open_run(str(copy))
     assert newest.step == step and older.step < step
     assert (older.bank != newest_bank).any()
 
@@ -126,7 +126,7 @@ def test_the_bank_is_read_when_it_is_asked_for_and_says_so_where_it_is_damaged(
 ):
     """What needs N and the epoch alone, as an export does, never reads it."""
     copy = shutil.copytree(trained_run, tmp_path / "run")
-    run = load_run(str(copy))
+    run = open_run(str(copy))
     for file in copy.glob("checkpoints/*.data-*"):
         file.write_bytes(b"x")
     assert (run.num_examples, run.epoch, run.objective) == (1437, 4.0, "LA")

@@ -252,6 +252,9 @@ def test_an_image_that_goes_bad_during_training_is_named(tmp_path):
         ({"seed": -1}, ConfigError, "--seed=-1"),
         ({"num_devices": -1}, ConfigError, "--num_devices=-1"),
         ({"num_clusters": 5000}, ConfigError, "--num_clusters=5000"),
+        ({"k": 5000}, ConfigError, "--k=5000 is more than the"),
+        ({"image_size": 4096}, RunError, "of feature maps of 16 images.* lower --batch_size"),
+        ({"network": "alexnet", "image_size": 4096}, RunError, "an embedding head from .* x 256"),
         ({"plateau_patience": 3, "data": "PICTURES"}, ConfigError, "--plateau_patience needs"),
     ],
 )

@@ -2,13 +2,13 @@
 
 import dataclasses
 import textwrap
-import types
-import typing
 from typing import Any
 
 from absl import flags
 
-from la_tf.config import Config, ConfigError
+from la_tf.config import Config
+from la_tf.options import kind_of, option_value, sections_and_options
+from la_tf.recipes import config_of
 
 FLAGS = flags.FLAGS
 
@@ -20,53 +20,35 @@ def define_config_flags() -> None:
             _define(option)
 
 
+class _OptionParser(flags.ArgumentParser):
+    """Takes what `option_value` takes."""
+
+    def __init__(self, option: dataclasses.Field):
+        self._option = option
+
+    def parse(self, argument: Any) -> Any:
+        return option_value(self._option, argument)
+
+
 def _define(option: dataclasses.Field) -> None:
     help_text = option.metadata["help"]
     if option.metadata["section"]:
         help_text += f" ({option.metadata['section']})"
-    name, default, kind = option.name, option.default, _plain_type(option.type)
-    if option.metadata["choices"]:
-        flags.DEFINE_enum(name, default, list(option.metadata["choices"]), help_text)
-    elif kind is bool:
-        flags.DEFINE_bool(name, default, help_text)
-    elif kind is int:
-        flags.DEFINE_integer(name, default, help_text)
-    elif kind is float:
-        flags.DEFINE_float(name, default, help_text)
-    elif kind is str:
-        flags.DEFINE_string(name, default, help_text)
-    else:
-        flags.DEFINE_list(name, [str(item) for item in default], help_text)
-
-
-def _plain_type(annotation: Any) -> type:
-    """Int of `int | None`, tuple of `tuple[int, ...]`."""
-    if isinstance(annotation, types.UnionType):
-        (annotation,) = [a for a in typing.get_args(annotation) if a is not type(None)]
-    return typing.get_origin(annotation) or annotation
+    flags.DEFINE_flag(
+        flags.Flag(
+            _OptionParser(option),
+            None,
+            option.name,
+            option.default,
+            help_text,
+            boolean=kind_of(option) is bool,
+        )
+    )
 
 
 def config_from_flags() -> Config:
-    """Reads the parsed flags into a configuration.
-
-    Raises:
-      ConfigError: a list of epochs that are not whole numbers.
-    """
-    sections = {}
-    for section in dataclasses.fields(Config):
-        values = {}
-        for option in dataclasses.fields(section.type):
-            value = getattr(FLAGS, option.name)
-            if _plain_type(option.type) is tuple:
-                try:
-                    value = tuple(int(item) for item in value)
-                except ValueError:
-                    raise ConfigError(
-                        f"--{option.name}={','.join(value)} must be whole numbers, as in 119,142."
-                    ) from None
-            values[option.name] = value
-        sections[section.name] = section.type(**values)
-    return Config(**sections)
+    """The configuration that the parsed flags give."""
+    return config_of({name: FLAGS[name].value for name in sections_and_options()})
 
 
 def readable_help() -> str:
@@ -77,7 +59,7 @@ def readable_help() -> str:
         for option in dataclasses.fields(section.type):
             flag = FLAGS[option.name]
             name = f"--[no]{option.name}" if flag.boolean else f"--{option.name}"
-            default = "" if flag.default in (None, []) else f" [{_typed(flag)}]"
+            default = "" if flag.default in (None, ()) else f" [{_typed(flag)}]"
             choices = option.metadata["choices"]
             listed = f" One of {', '.join(choices)}." if choices else ""
             lines.append(f"  {name}{default}")

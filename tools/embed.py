@@ -65,11 +65,11 @@ def _open():
     """The model and the images that the flags name."""
     from la_tf.config import DataConfig
     from la_tf.embedding.embedding_model import export_model, open_part, run_model
-    from la_tf.runs.trained_run import load_run
+    from la_tf.runs.trained_run import open_run
 
     config, seed = DataConfig(), 0
     if _RUN_DIR.value is not None:
-        run = load_run(_RUN_DIR.value)
+        run = open_run(_RUN_DIR.value)
         model, config, seed = run_model(run), run.config.data, run.config.schedule.seed
     else:
         model = export_model(_EXPORT_DIR.value)

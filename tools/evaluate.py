@@ -110,10 +110,10 @@ def _evaluate(drop_epochs: tuple[int, ...]) -> None:
     from la_tf.results.evaluations import read_evaluations
     from la_tf.results.tables import result_table
     from la_tf.runs import runtime
-    from la_tf.runs.trained_run import load_run, open_images
+    from la_tf.runs.trained_run import open_images, open_run
 
     with runtime.make_strategy(RunConfig(num_devices=_NUM_DEVICES.value)).scope():
-        run = load_run(_RUN_DIR.value)
+        run = open_run(_RUN_DIR.value)
         train_set, heldout = open_images(run, _DATA.value, _VAL_DATA.value, _HOLDOUT.value)
         name = _NAME.value or _name_of(_DATA.value or _VAL_DATA.value or run.config.data.data)
         task = protocols.Task(run, train_set, heldout, name)

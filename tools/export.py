@@ -32,11 +32,11 @@ def main() -> None:
         command_line.fail("give --run_dir, the run, and --export_dir, the folder to write to.")
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.export.run import export_run, sample_pictures
-    from la_tf.runs.trained_run import load_run
+    from la_tf.runs.trained_run import open_run
 
     directory = pathlib.Path(_EXPORT_DIR.value).expanduser()
     with command_line.failures_explained(again="starts anew"):
-        run = load_run(_RUN_DIR.value)
+        run = open_run(_RUN_DIR.value)
         pictures, what = sample_pictures(run)
         saved_model = export_run(run, directory, pictures, _ONNX.value)
     size = sum(path.stat().st_size for path in saved_model.rglob("*") if path.is_file())

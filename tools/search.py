@@ -83,10 +83,10 @@ def _search() -> None:
 def _model():
     """The model that the flags name."""
     from la_tf.embedding.embedding_model import export_model, run_model
-    from la_tf.runs.trained_run import load_run
+    from la_tf.runs.trained_run import open_run
 
     if _RUN_DIR.value is not None:
-        return run_model(load_run(_RUN_DIR.value))
+        return run_model(open_run(_RUN_DIR.value))
     return export_model(_EXPORT_DIR.value)
 
 

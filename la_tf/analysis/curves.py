@@ -9,6 +9,7 @@ from la_tf.analysis.part import Part, Plot, Unavailable
 from la_tf.analysis.plots import Curve, Panel
 from la_tf.config import Config
 from la_tf.phases import IR, LA
+from la_tf.resolve import clusters
 from la_tf.results.knn_metric import KNN_METRICS
 from la_tf.runs.log import Record
 
@@ -31,7 +32,7 @@ def panels(
         return Curve(label, [r["step"] / steps_per_epoch for r in found], [r[key] for r in found])
 
     chance = math.log(num_examples)
-    members = num_examples / config.clustering.num_clusters
+    members = num_examples / clusters(config.clustering.num_clusters, num_examples)
     even = 1 / math.sqrt(config.network.dim)
     # Only the softmax over all images has the loss ln N where all embeddings are alike.
     softmax = config.schedule.ir_epochs and config.objective.ir_loss == "softmax"

@@ -22,7 +22,7 @@ from la_tf.results import run_facts
 from la_tf.results.evaluations import read_evaluations
 from la_tf.results.tables import milestone_rows, milestone_table, result_tables
 from la_tf.runs.log import read_log
-from la_tf.runs.trained_run import TrainedRun, load_run, open_images
+from la_tf.runs.trained_run import TrainedRun, open_images, open_run
 
 REPORT = "report.html"
 FIGURES = "figures"
@@ -58,8 +58,8 @@ def write_report(
     Raises:
       ConfigError, UserError: run or images cannot be used, or the report cannot be written.
     """
-    run = load_run(run_dir)
-    compared = [load_run(other) for other in others]
+    run = open_run(run_dir)
+    compared = [open_run(other) for other in others]
     neighbours, map_ = _of_images(run, data, val_data, holdout, say)
     metrics, timing = _log(run, "metrics.jsonl"), _log(run, "timing.jsonl")
     records = metrics.value or []

@@ -11,6 +11,7 @@ from la_tf.callbacks.sharing import exchange
 from la_tf.callbacks.step_callback import StepCallback
 from la_tf.clustering import Clustering, run_clusterings
 from la_tf.config import ClusteringConfig
+from la_tf.resolve import clusters
 from la_tf.runs import runtime
 from la_tf.runs.health import diverged
 from la_tf.runs.log import RunLog
@@ -106,10 +107,11 @@ class ClusteringCallback(StepCallback):
         config, strategy = self.config, self.model.distribute_strategy
         workers = runtime.num_workers(strategy)
         vectors = self._vectors()
+        m = clusters(config.num_clusters, len(vectors))
         mine = range(runtime.worker_index(strategy), config.num_clusterings, workers)
         runs = run_clusterings(
             vectors,
-            config.num_clusters,
+            m,
             config.num_clusterings,
             self.seed,
             round_,
@@ -120,7 +122,7 @@ class ClusteringCallback(StepCallback):
         )
         if workers == 1:
             return runs
-        shape = config.num_clusterings, len(vectors), config.num_clusters
+        shape = config.num_clusterings, len(vectors), m
         return exchange(strategy, dict(zip(mine, runs, strict=True)), *shape)
 
     def _leave_gpus(self, reason: str) -> None:

@@ -1,10 +1,9 @@
 """Runs a frozen network over a whole data set."""
 
 import numpy as np
-import psutil
 import tensorflow as tf
 
-from la_tf.errors import RunError
+from la_tf.memory import require_memory
 
 
 class Embedder:
@@ -37,17 +36,3 @@ def pixels(dataset: tf.data.Dataset) -> np.ndarray:
     require_memory(needed, "raw pixels", "leave out --baselines")
     rows = np.concatenate([images.numpy().reshape(len(images), -1) for _, images in dataset])
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
-
-def require_memory(needed: int, what: str, remedy: str) -> None:
-    """Refuses work that would run out of memory half-way.
-
-    Raises:
-      RunError: `what` takes more bytes than are free; `remedy` is what to do.
-    """
-    free = psutil.virtual_memory().available
-    if needed > 0.8 * free:
-        raise RunError(
-            f"{what} would take {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are "
-            f"free: {remedy}."
-        )

@@ -67,7 +67,7 @@ def run_model(run: TrainedRun) -> EmbeddingModel:
 def export_model(directory: str) -> EmbeddingModel:
     """An exported network with its preprocessing.
 
-    Switches on determinism for the whole process, as `load_run` does.
+    Determinism is switched on for the whole process, as `open_run` does.
 
     Args:
       directory: a SavedModel whose signature `serving_default` takes `image_bytes` and gives

@@ -19,9 +19,9 @@ from la_tf.data.pipeline import (
     random_dataset,
     steps_per_epoch,
 )
-from la_tf.embedding.embedder import require_memory
 from la_tf.errors import RunError
 from la_tf.evaluation.linear import ReadoutConfig, Readouts, ten_crop_accuracy, train_step
+from la_tf.memory import require_memory
 from la_tf.schedules import learning_rate
 
 CROPS = {"margin": margin_crop_view, "area": area_crop_view}

@@ -118,6 +118,7 @@ def build_network(
 
     Raises:
       ValueError: the name is unknown, or S is too small for the network.
+      RunError: the weights would not fit in memory.
     """
     variant = _variant(name, image_size)
     backbone = build_backbone(name, image_size, sync_bn, bn_momentum)

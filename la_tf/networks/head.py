@@ -1,9 +1,13 @@
 """From the last feature map to unit embeddings (sections 3.1 and 4.1)."""
 
+import itertools
+import math
+import operator
 from collections.abc import Sequence
 
 import tensorflow as tf
 
+from la_tf.memory import require_memory
 from la_tf.networks.layers import KERNEL_INITIALIZER, NORM_EPSILON, NORM_MOMENTUM
 
 
@@ -30,7 +34,18 @@ def embedding_head(
 
     Returns:
       Embeddings [B, D] float32 with unit rows.
+
+    Raises:
+      RunError: the weights would not fit in memory.
     """
+    inputs = math.prod(features.shape[1:]) if fc_units else features.shape[-1]
+    widths = (inputs, *fc_units, dim)
+    require_memory(
+        4 * sum(itertools.starmap(operator.mul, itertools.pairwise(widths))),
+        f"an embedding head from {' x '.join(map(str, features.shape[1:]))} features to {dim} "
+        "dimensions",
+        "lower --dim or --image_size",
+    )
     if fc_units:
         x = tf.keras.layers.Flatten(name="flatten")(features)  # [B, h * w * C]
     else:

@@ -6,6 +6,7 @@ from typing import Any
 
 from la_tf.config import Config
 from la_tf.errors import UserError
+from la_tf.resolve import background_neighbours, clusters
 
 # Spread of the embeddings below this share of 1/sqrt(D) is called a collapse, and more images than
 # this share without a close neighbour in their background mean that k or m do not fit the data.
@@ -30,11 +31,12 @@ def expected_values(config: Config, num_examples: int) -> list[str]:
     """What a healthy run shows at its start, as sentences for the console.
 
     Args:
-      config: resolved, so that k and m are numbers.
+      config: of the run.
       num_examples: N.
     """
-    k, h = config.objective.k, config.clustering.num_clusterings
-    members = num_examples / config.clustering.num_clusters
+    k = background_neighbours(config.objective.k, num_examples)
+    h = config.clustering.num_clusterings
+    members = num_examples / clusters(config.clustering.num_clusters, num_examples)
     lines = []
     if config.schedule.ir_epochs:
         lines.append(

@@ -87,7 +87,7 @@ class TrainedRun:
         return network_of(self.config)
 
 
-def load_run(run_dir: str) -> TrainedRun:
+def open_run(run_dir: str) -> TrainedRun:
     """Opens a run by its newest checkpoint.
 
     Determinism is switched on for the whole process, so that what is measured can be repeated.
