@@ -163,7 +163,7 @@ class OptimizerConfig:
     """Stochastic gradient descent with momentum (section 4.1)."""
 
     learning_rate: float = _option(
-        0.03, "Initial learning rate.", "section 4.1", within=(1e-12, 1e30)
+        0.03, "Initial learning rate.", "section 4.1", within=(1e-30, 1e30)
     )
     momentum: float = _option(0.9, "Momentum.", "section 4.1", within=(0, 1))
     weight_decay: float = _option(
