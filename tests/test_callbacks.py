@@ -754,6 +754,25 @@ def test_a_checkpoint_of_another_model_is_refused_both_ways(tmp_path, other):
         refused(tmp_path / name, log, wanted, **state)
 
 
+def test_a_checkpoint_with_labels_of_an_earlier_version_is_refused_in_words(tmp_path, log):
+    labels = tf.Variable(tf.zeros([H, N], tf.int32))
+    earlier = tf.train.Checkpoint(model=tf.train.Checkpoint(cluster_labels=labels))
+    earlier.write(str(tmp_path / "checkpoints" / "ckpt-0"))
+    with pytest.raises(RunError, match=r"written by an earlier version: finish the run with that"):
+        checkpoints(make_model(), tmp_path, log).restore()
+
+
+def test_statistics_that_are_not_finite_are_not_saved(tmp_path, log):
+    """The loss of a step may be finite where a moving variance has overflowed."""
+    model = make_model()
+    norm = tf.keras.layers.BatchNormalization()
+    model.network = tf.keras.Sequential([model.network, norm])
+    norm.moving_variance.assign(tf.fill([D], np.inf))
+    with pytest.raises(TrainingDiverged, match="variance"):
+        checkpoints(model, tmp_path, log).save()
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
 def cut(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
@@ -764,19 +783,26 @@ def flip(file):
     file.write_bytes(content)
 
 
-def remove(file):
-    file.unlink()
-
-
 @pytest.mark.parametrize(
     "part,damage",
-    [("data", cut), ("data", flip), ("data", remove), ("index", cut), ("index", flip)],
+    [("data", cut), ("data", flip), ("index", cut), ("index", flip)],
 )
 def test_a_damaged_checkpoint_is_refused(tmp_path, log, part, damage):
     checkpoints(make_model(), tmp_path, log).save()
     (file,) = (tmp_path / "checkpoints").glob(f"ckpt-0.{part}*")
     damage(file)
     refused(tmp_path, log, make_model())
+
+
+@pytest.mark.parametrize("part", ["data", "index"])
+def test_checkpoints_that_are_gone_are_missed(tmp_path, log, part):
+    checkpoints(make_model(), tmp_path, log).save()
+    (file,) = (tmp_path / "checkpoints").glob(f"ckpt-0.{part}*")
+    file.unlink()
+    log.write("train", 5, 2, loss=0.5)
+    with pytest.raises(RunError, match="are gone: restore one"):
+        checkpoints(make_model(), tmp_path, log).restore()
+    assert len(read_log(log.path)) == 1
 
 
 def test_without_the_newest_checkpoint_the_run_goes_on_from_an_older_one(tmp_path, log):

@@ -18,7 +18,7 @@ from la_tf.config import Config, ConfigError
 from la_tf.data.base import Source, sample_rows
 from la_tf.data.pipeline import eval_dataset, steps_per_epoch
 from la_tf.embedding.embedder import Embedder, pixels
-from la_tf.results.knn_metric import named
+from la_tf.results.knn_metric import record_fields
 from la_tf.runs import runtime
 from la_tf.runs.health import HealthMonitor
 from la_tf.runs.log import RunLog
@@ -183,7 +183,7 @@ class RunCallbacks:
         if self._milestones:
             self._milestones.before_training()
         if self._knn:
-            self.log.write("knn", 0, 0, **named(self._knn.evaluate(self._model)))
+            self.log.write("knn", 0, 0, **record_fields(self._knn.evaluate(self._model)))
         if self._densities:
             self._densities.write(self._model)
 

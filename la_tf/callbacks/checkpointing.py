@@ -17,6 +17,7 @@ from la_tf.runs.health import diverged
 from la_tf.runs.log import RunLog
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LABELS = "model/cluster_labels/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 class Interrupted(Exception):
@@ -113,6 +114,9 @@ class Checkpointing(StepCallback):
             return None
         newest = present[-1]
         try:
+            labels = tf.train.load_checkpoint(newest).get_variable_to_dtype_map().get(_LABELS)
+            if labels == tf.int32:  # [H, N] of them, which GPUs could not hold
+                raise ValueError("it was written by an earlier version: finish the run with that")
             status = self._checkpoint.restore(newest)
             status.assert_existing_objects_matched()
             status.assert_consumed()
@@ -147,7 +151,7 @@ class Checkpointing(StepCallback):
         step = int(self._trained_model.optimizer.iterations.numpy())
         if step == self._saved_step:
             return
-        for weight in self._trained_model.network.trainable_variables:
+        for weight in self._trained_model.network.variables:
             if not tf.reduce_all(tf.math.is_finite(weight)):
                 raise diverged(f"the weights {weight.name}", max(0, self._saved_step), step)
         self._replicas.assign(self._num_replicas)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from la_tf.callbacks.step_callback import EvaluationCallback
 from la_tf.evaluation.knn import KS, knn_accuracy
-from la_tf.results.knn_metric import named
+from la_tf.results.knn_metric import record_fields
 from la_tf.runs.log import RunLog
 from la_tf.schedules import Plateau
 
@@ -73,7 +73,7 @@ class KNNCallback(KNNEvaluation):
     def evaluate_epoch(self, epoch: int) -> None:
         """Logs the accuracies, and what the plateau rule makes of them."""
         accuracy = self.evaluate(self.model)
-        self.log.write("knn", self.step, epoch, **named(accuracy))
+        self.log.write("knn", self.step, epoch, **record_fields(accuracy))
         if self.plateau is not None and self.plateau.report(accuracy[KS[0]]):
             rate = float(self.plateau.optimizer.learning_rate.numpy())
             self.log.write("plateau", self.step, epoch, learning_rate=rate)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from la_tf.callbacks.heldout_knn import KNNEvaluation
-from la_tf.results.knn_metric import named
+from la_tf.results.knn_metric import record_fields
 
 # Embeddings of the training images [N, D], then of the held-out images [Q, D].
 Embeddings = Sequence[np.ndarray]
@@ -48,5 +48,5 @@ class Milestones(KNNEvaluation):
 
     def _write(self, name: str, embeddings: Embeddings, epoch: int) -> None:
         train, heldout = embeddings
-        accuracy = named(self.accuracy(heldout, train))
+        accuracy = record_fields(self.accuracy(heldout, train))
         self.log.write("milestone", self.step, epoch, name=name, **accuracy)

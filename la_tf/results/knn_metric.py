@@ -26,6 +26,6 @@ KNN, KNN1 = KNNMetric(200, "KNN"), KNNMetric(1, "KNN K=1")
 KNN_METRICS = (KNN, KNN1)
 
 
-def named(accuracy: dict[int, float]) -> dict[str, float]:
+def record_fields(accuracy: dict[int, float]) -> dict[str, float]:
     """K -> accuracy as the fields of a record."""
     return {metric.field: accuracy[metric.k] for metric in KNN_METRICS}
