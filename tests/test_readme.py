@@ -111,17 +111,22 @@ def test_training_and_evaluation_call_every_function_in_the_equation_table(tmp_p
     assert reached == set(functions)
 
 
-def test_the_tree_names_every_place_of_the_library_and_no_other():
+def test_the_tree_names_every_file_of_the_library_and_every_folder():
     (tree,) = re.findall(
         r"## Where things are\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.S
     )
-    library = re.search(r"la_tf/ .*?(?=\ndetection/)", tree, re.S)[0]
-    named = re.findall(r"(?:^  |; )(\w+(?:\.py|/))", library, re.M)
-    there = {p.name + "/" * p.is_dir() for p in (ROOT / "la_tf").iterdir()}
-    there -= {"__init__.py", "__pycache__/"}
-    assert len(named) == len(set(named)) and set(named) == there
-    for place in re.findall(r"^(\w+)/", tree, re.M):
-        assert (ROOT / place).is_dir(), place
+    # An entry is a line at the left, or two from the left, with the further ones below it.
+    entries = re.findall(r"^(?:  )?\w.*\n(?: {3,}.*\n)*", tree, re.M)
+    folders = {e.split("/")[0].strip(): e for e in entries if re.match(r" *\w+/", e)}
+    for folder, entry in folders.items():
+        place = ROOT / "la_tf" / folder if entry.startswith("  ") else ROOT / folder
+        assert place.is_dir(), folder
+        if entry.startswith("  ") or folder == "detection":
+            missing = {f.stem for f in place.glob("[!_]*.py")} - set(re.findall(r"\w+", entry))
+            assert not missing, folder
+    files = {n for e in entries if re.match(r"  \w+\.py", e) for n in re.findall(r"\w+\.py", e)}
+    assert files == {f.name for f in (ROOT / "la_tf").glob("[!_]*.py")}
+    assert {f.parent.name for f in (ROOT / "la_tf").glob("*/__init__.py")} < folders.keys()
 
 
 @pytest.mark.slow
