@@ -31,11 +31,7 @@ class Clustering:
 
 
 def kmeans(
-    vectors: np.ndarray,
-    num_clusters: int,
-    seed: int,
-    iterations: int = 20,
-    gpu: int | None = None,
+    vectors: np.ndarray, num_clusters: int, seed: int, iterations: int = 20, gpu: int | None = None
 ) -> Clustering:
     """Clusters vectors by k-means with Euclidean distance, from a random start.
 

@@ -14,11 +14,7 @@ from la_tf.runs.health import HealthMonitor
 from la_tf.runs.log import Record
 from la_tf.runs.trained_run import TrainedRun
 
-OBJECTIVES = {
-    UNTRAINED: "Untrained",
-    IR: "Instance recognition",
-    LA: "Local Aggregation",
-}
+OBJECTIVES = {UNTRAINED: "Untrained", IR: "Instance recognition", LA: "Local Aggregation"}
 
 
 class Fact(NamedTuple):
