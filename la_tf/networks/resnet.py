@@ -26,11 +26,11 @@ class ResNet(Rebuilt, resnet.ResNet):
       model_id: the depth, 18 or 50.
       input_specs: shape [B, H, W, 3] of the images; H and W may be unknown.
       small_images: build the variant for small images.
-      use_sync_bn: batch statistics over all replicas instead of each its own.
       norm_momentum: how much of the moving statistics one step keeps.
       norm_epsilon: added to the variance.
       kernel_regularizer: penalty on every kernel, for Model Garden's own training loop.
-      name: of the Keras model.
+      **kwargs: `name` of the Keras model, and `use_sync_bn`: batch statistics over all replicas
+        instead of each its own.
     """
 
     def __init__(
@@ -38,21 +38,19 @@ class ResNet(Rebuilt, resnet.ResNet):
         model_id: int,
         input_specs: tf.keras.layers.InputSpec = ANY_IMAGE,
         small_images: bool = False,
-        use_sync_bn: bool = False,
         norm_momentum: float = NORM_MOMENTUM,
         norm_epsilon: float = NORM_EPSILON,
         kernel_regularizer: tf.keras.regularizers.Regularizer | None = None,
-        name: str | None = None,
+        **kwargs: Any,
     ):
         self._small_images = small_images
         super().__init__(
             model_id=model_id,
             input_specs=input_specs,
-            use_sync_bn=use_sync_bn,
             norm_momentum=norm_momentum,
             norm_epsilon=norm_epsilon,
             kernel_regularizer=tf.keras.regularizers.get(kernel_regularizer),
-            name=name,
+            **kwargs,
         )
 
     @property
