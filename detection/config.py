@@ -74,10 +74,7 @@ class DetectorModel(maskrcnn.MaskRCNN):
         )
     )
     roi_sampler: maskrcnn.ROISampler = dataclasses.field(
-        default_factory=lambda: maskrcnn.ROISampler(
-            mix_gt_boxes=False,
-            foreground_fraction=0.25,
-        )
+        default_factory=lambda: maskrcnn.ROISampler(mix_gt_boxes=False, foreground_fraction=0.25)
     )
     detection_generator: maskrcnn.DetectionGenerator = dataclasses.field(
         default_factory=lambda: maskrcnn.DetectionGenerator(

@@ -35,10 +35,7 @@ def colour_of(label: int) -> tuple[int, int, int]:
 
 
 def draw_boxes(
-    picture: Image.Image,
-    boxes: np.ndarray,
-    labels: np.ndarray,
-    scores: np.ndarray | None = None,
+    picture: Image.Image, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray | None = None
 ) -> Image.Image:
     """Draws boxes and their labels into a copy of a picture.
 

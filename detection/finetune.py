@@ -27,7 +27,6 @@ from la_tf.runs import runtime
 from la_tf.runs.directory import read_json, require_space
 from la_tf.runs.health import TrainingDiverged
 
-Record = dict[str, Any]
 _NUM_PICTURES = 8
 _MIN_SCORE = 0.5  # of the boxes drawn into them
 # Raise it when a step computes something else from the same settings: what was begun before is then

@@ -56,18 +56,14 @@ class Stage5Head(tf.keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.blocks = [type(b).from_config(b.get_config() | {"strides": 1}) for b in blocks]
-        self._scores = tf.keras.layers.Dense(
-            num_classes,
-            kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
-            kernel_regularizer=kernel_regularizer,
-            name="detection-scores",
-        )
-        self._boxes = tf.keras.layers.Dense(
-            num_classes * 4,
-            kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.001),
-            kernel_regularizer=kernel_regularizer,
-            name="detection-boxes",
-        )
+
+        def dense(units: int, stddev: float, name: str) -> tf.keras.layers.Layer:
+            start = tf.keras.initializers.RandomNormal(stddev=stddev)
+            options = {"kernel_initializer": start, "kernel_regularizer": kernel_regularizer}
+            return tf.keras.layers.Dense(units, **options, name=name)
+
+        self._scores = dense(num_classes, 0.01, "detection-scores")
+        self._boxes = dense(num_classes * 4, 0.001, "detection-boxes")
 
     def call(self, roi_features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Crops [B, R, h, w, C] to class logits [B, R, classes] and boxes [B, R, classes * 4]."""

@@ -45,21 +45,15 @@ def take_weights(detector: tf.keras.Model, trained: tf.keras.Model) -> Account:
         for source, target in _tensors(trained_layer, layer)
     ]
     used = {id(source) for source, _ in pairs}
-    left = []
-    for tensor in trained.weights:
-        if id(tensor) in used:
-            continue
-        if not tensor.name.startswith(LEFT_BEHIND):
-            raise _no_place(tensor)
-        left.append(tensor.name)
+    left = [tensor.name for tensor in trained.weights if id(tensor) not in used]
+    for name in left:
+        if not name.startswith(LEFT_BEHIND):
+            raise _no_place(name)
     filled = {id(target) for _, target in pairs}
-    new = []
-    for tensor in detector.weights:
-        if id(tensor) in filled:
-            continue
-        if not _is_own(tensor.name):
-            raise BackboneError(f"the detector has the tensor {tensor.name}, and the run has none.")
-        new.append(tensor.name)
+    new = [tensor.name for tensor in detector.weights if id(tensor) not in filled]
+    for name in new:
+        if not _is_own(name):
+            raise BackboneError(f"the detector has the tensor {name}, and the run has none.")
     for source, target in pairs:
         target.assign(source)
     return Account([target.name for _, target in pairs], new, left)
@@ -93,7 +87,7 @@ def _tensors(trained_layer, layer) -> list[tuple[tf.Variable, tf.Variable]]:
         for tensor in trained_leaf.weights:
             target = targets.get(_kind(tensor))
             if target is None:
-                raise _no_place(tensor)
+                raise _no_place(tensor.name)
             if target.shape != tensor.shape:
                 raise BackboneError(
                     f"the run's tensor {tensor.name} has the shape {tuple(tensor.shape)}, the "
@@ -109,8 +103,8 @@ def _leaves(layer: tf.keras.layers.Layer) -> list[tf.keras.layers.Layer]:
     return inside or [layer]
 
 
-def _no_place(tensor: tf.Variable) -> BackboneError:
-    return BackboneError(f"the run has the tensor {tensor.name}, and the detector no place for it.")
+def _no_place(name: str) -> BackboneError:
+    return BackboneError(f"the run has the tensor {name}, and the detector no place for it.")
 
 
 def _kind(tensor: tf.Variable) -> str:

@@ -161,14 +161,9 @@ class PictureParser:
             "areas": decoded["groundtruth_area"],
             "is_crowds": tf.cast(decoded["groundtruth_is_crowd"], tf.int32),
         }
-        groundtruths = utils.pad_groundtruths_to_fixed_size(
-            groundtruths, self._options.max_num_instances
-        )
-        return image, {
-            "image_info": info,
-            "anchor_boxes": self._anchors,
-            "groundtruths": groundtruths,
-        }
+        most = self._options.max_num_instances
+        padded = utils.pad_groundtruths_to_fixed_size(groundtruths, most)
+        return image, {"image_info": info, "anchor_boxes": self._anchors, "groundtruths": padded}
 
     def _scale(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         options = self._options

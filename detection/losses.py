@@ -52,9 +52,8 @@ def class_loss(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
       logits: [B, R, C], class 0 is the background.
       classes: [B, R].
     """
-    return tf.reduce_mean(
-        tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(classes, tf.int32), logits)
-    )
+    classes = tf.cast(classes, tf.int32)
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(classes, logits))
 
 
 def box_loss(outputs: tf.Tensor, targets: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:

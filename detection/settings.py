@@ -170,19 +170,16 @@ def make_experiment(
         "boundaries": [settings.drop_step - 1],
         "values": [settings.learning_rate, settings.learning_rate / 10],
     }
-    return cfg.ExperimentConfig(
-        task=task,
-        trainer=cfg.TrainerConfig(
-            train_steps=settings.steps,
-            steps_per_loop=loop,
-            summary_interval=loop,
-            checkpoint_interval=checkpoint_every_steps,
-            max_to_keep=2,
-            optimizer_config=optimization.OptimizationConfig(
-                {
-                    "optimizer": {"type": "sgd", "sgd": {"momentum": settings.momentum}},
-                    "learning_rate": {"type": "stepwise", "stepwise": rates},
-                }
-            ),
-        ),
+    optimizer = {
+        "optimizer": {"type": "sgd", "sgd": {"momentum": settings.momentum}},
+        "learning_rate": {"type": "stepwise", "stepwise": rates},
+    }
+    trainer = cfg.TrainerConfig(
+        train_steps=settings.steps,
+        steps_per_loop=loop,
+        summary_interval=loop,
+        checkpoint_interval=checkpoint_every_steps,
+        max_to_keep=2,
+        optimizer_config=optimization.OptimizationConfig(optimizer),
     )
+    return cfg.ExperimentConfig(task=task, trainer=trainer)

@@ -31,11 +31,7 @@ class Clustering:
 
 
 def kmeans(
-    vectors: np.ndarray,
-    num_clusters: int,
-    seed: int,
-    iterations: int = 20,
-    gpu: int | None = None,
+    vectors: np.ndarray, num_clusters: int, seed: int, iterations: int = 20, gpu: int | None = None
 ) -> Clustering:
     """Clusters vectors by k-means with Euclidean distance, from a random start.
 
@@ -77,11 +73,8 @@ def kmeans(
     engine.train(vectors)
     distances, labels = engine.index.search(vectors, 1)
     labels = labels[:, 0].astype(np.int32)
-    return Clustering(
-        labels=labels,
-        inertia=float(np.sum(distances, dtype=np.float64)),
-        sizes=np.bincount(labels, minlength=num_clusters),
-    )
+    inertia = float(np.sum(distances, dtype=np.float64))
+    return Clustering(labels, inertia, np.bincount(labels, minlength=num_clusters))
 
 
 def _gpu_index(dim: int, gpu: int) -> "faiss.GpuIndexFlatL2":

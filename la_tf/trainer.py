@@ -93,38 +93,32 @@ def _open_run_directory(
     return RunDirectory(path, config, data, environment)
 
 
+@dataclasses.dataclass
 class _Run:
     """The parts of one run, put together."""
 
-    def __init__(
-        self,
-        config: Config,
-        strategy: tf.distribute.Strategy,
-        train_set: Source,
-        heldout: Source | None,
-        data: dict[str, Any],
-        directory: RunDirectory,
-        say: Callable[[str], None],
-    ):
-        self.config = config
-        self.strategy = strategy
-        self.train_set = train_set
-        self.heldout = heldout
-        self.data = data
-        self.path = directory.path
-        self.environments = directory.environments
-        self.say = say
-        self.steps_per_epoch = steps_per_epoch(train_set.num_examples, config.data.batch_size)
+    config: Config
+    strategy: tf.distribute.Strategy
+    train_set: Source
+    heldout: Source | None
+    data: dict[str, Any]
+    directory: RunDirectory
+    say: Callable[[str], None]
+
+    def __post_init__(self):
+        config, count = self.config, self.train_set.num_examples
+        self.path = self.directory.path
+        self.steps_per_epoch = steps_per_epoch(count, config.data.batch_size)
         self.total_steps = self.steps_per_epoch * config.schedule.epochs
-        with strategy.scope():
-            self.model = build_model(config, train_set.num_examples, self.steps_per_epoch)
+        with self.strategy.scope():
+            self.model = build_model(config, count, self.steps_per_epoch)
         chief_path = pathlib.Path(config.run.run_dir or default_run_dir(config))
         self.callbacks = RunCallbacks(
             config,
             self.model,
-            train_set,
-            heldout,
-            path=directory.path,
+            self.train_set,
+            self.heldout,
+            path=self.path,
             restore_from=chief_path / "checkpoints",
         )
         self.checkpointing = self.callbacks.checkpointing
@@ -182,7 +176,7 @@ class _Run:
 
     def _warn_of_another_machine(self, step: int) -> None:
         """Warns if the processor or its libraries changed, which may change the last digits."""
-        *_, before, now = [{}, *self.environments]
+        *_, before, now = [{}, *self.directory.environments]
         if step < self.total_steps and (found := processor.differences(before, now)):
             self.say(
                 f"another machine than at the last start ({'; '.join(found)}): from here on, bits "

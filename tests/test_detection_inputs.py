@@ -39,7 +39,6 @@ def record(number):
         boxes=(BOX, DIFFICULT),
         classes=(number, 20),
         difficult=(False, True),
-        truncated=(False, False),
     )
     return encode(image, png(pixels))
 

@@ -106,7 +106,7 @@ from la_tf import quiet; quiet.quiet()
 import os, pathlib, signal, sys
 sys.path.insert(0, os.getcwd())
 import tensorflow as tf
-from la_tf import runtime
+from la_tf.runs import runtime
 from la_tf.config import RunConfig
 from tests.test_readout_training import *
 pictures, folder, devices, kill_at = sys.argv[1:]

@@ -15,9 +15,11 @@ FLAGS = flags.FLAGS
 
 def define_config_flags() -> None:
     """Defines a flag for every option of `Config`, with its default and help text."""
-    for section in dataclasses.fields(Config):
-        for option in dataclasses.fields(section.type):
-            _define(option)
+    for _, option in sections_and_options().values():
+        cited, kind = option.metadata["section"], kind_of(option)
+        help_text = option.metadata["help"] + (f" ({cited})" if cited else "")
+        named = (None, option.name, option.default, help_text)
+        flags.DEFINE_flag(flags.Flag(_OptionParser(option), *named, boolean=kind is bool))
 
 
 class _OptionParser(flags.ArgumentParser):
@@ -28,22 +30,6 @@ class _OptionParser(flags.ArgumentParser):
 
     def parse(self, argument: Any) -> Any:
         return option_value(self._option, argument)
-
-
-def _define(option: dataclasses.Field) -> None:
-    help_text = option.metadata["help"]
-    if option.metadata["section"]:
-        help_text += f" ({option.metadata['section']})"
-    flags.DEFINE_flag(
-        flags.Flag(
-            _OptionParser(option),
-            None,
-            option.name,
-            option.default,
-            help_text,
-            boolean=kind_of(option) is bool,
-        )
-    )
 
 
 def config_from_flags() -> Config:

@@ -59,11 +59,7 @@ _MAX_MEGAPIXELS = flags.DEFINE_float(
     upper_bound=170,
 )
 _MAX_REQUEST_MB = flags.DEFINE_float(
-    "max_request_mb",
-    32.0,
-    "Millions of bytes in a request.",
-    lower_bound=0.001,
-    upper_bound=1000,
+    "max_request_mb", 32.0, "Millions of bytes in a request.", lower_bound=0.001, upper_bound=1000
 )
 for _flag in (_BATCH_WAIT_MS, _MAX_QUEUE_MB, _MAX_MEGAPIXELS, _MAX_REQUEST_MB):
     # NaN is within all bounds.

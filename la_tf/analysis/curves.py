@@ -36,74 +36,35 @@ def panels(
     even = 1 / math.sqrt(config.network.dim)
     # Only the softmax over all images has the loss ln N where all embeddings are alike.
     softmax = config.schedule.ir_epochs and config.objective.ir_loss == "softmax"
+    loss = (
+        curve("Instance recognition (IR)", "train", "loss", IR),
+        curve("Local Aggregation (LA)", "train", "loss", LA),
+    )
+    knn = tuple(curve(metric.words, "knn", metric.field) for metric in KNN_METRICS)
+    spread = curve("standard deviation of a coordinate", "train", "spread")
+    close = curve("close neighbours among the background", "train", "close_share", LA)
+    empty = curve("images without a close neighbour", "train", "empty_close", LA)
+    nmi = curve("normalised mutual information", "clustering", "nmi_previous")
+    largest = curve("largest", "clustering", "largest_cluster")
+    smallest = curve("smallest", "clustering", "smallest_cluster")
+    inertia = curve("mean of the H clusterings", "clustering", "inertia")
+    rate = curve("learning rate", "train", "learning_rate")
+    speed = curve("images per second", "throughput", "images_per_second")
+    waiting = curve("share of the time", "throughput", "data_wait_share")
+    alike = {chance: f"ln N = {chance:.1f}"} if softmax else {}
+    ends = {even: f"uniform on the sphere, 1/√D = {even:.3f}", 0.0: "collapsed"}
+    mean = {members: f"mean, N/m = {members:.1f}"}
     every = [
-        Panel(
-            "loss",
-            "Training loss",
-            (
-                curve("Instance recognition (IR)", "train", "loss", IR),
-                curve("Local Aggregation (LA)", "train", "loss", LA),
-            ),
-            {chance: f"ln N = {chance:.1f}"} if softmax else {},
-        ),
-        Panel(
-            "knn",
-            "Held-out kNN accuracy",
-            tuple(curve(metric.words, "knn", metric.field) for metric in KNN_METRICS),
-            share=True,
-        ),
-        Panel(
-            "spread",
-            "Spread of the embeddings",
-            (curve("standard deviation of a coordinate", "train", "spread"),),
-            {even: f"uniform on the sphere, 1/√D = {even:.3f}", 0.0: "collapsed"},
-        ),
-        Panel(
-            "close",
-            "Close neighbours (LA)",
-            (
-                curve("close neighbours among the background", "train", "close_share", LA),
-                curve("images without a close neighbour", "train", "empty_close", LA),
-            ),
-            share=True,
-        ),
-        Panel(
-            "nmi",
-            "Agreement with the previous clusters",
-            (curve("normalised mutual information", "clustering", "nmi_previous"),),
-            share=True,
-        ),
-        Panel(
-            "clusters",
-            "Images in a cluster",
-            (
-                curve("largest", "clustering", "largest_cluster"),
-                curve("smallest", "clustering", "smallest_cluster"),
-            ),
-            {members: f"mean, N/m = {members:.1f}"},
-        ),
-        Panel(
-            "inertia",
-            "k-means inertia (sum of squared distances)",
-            (curve("mean of the H clusterings", "clustering", "inertia"),),
-        ),
-        Panel(
-            "learning-rate",
-            "Learning rate",
-            (curve("learning rate", "train", "learning_rate"),),
-            log=True,
-        ),
-        Panel(
-            "throughput",
-            "Images per second",
-            (curve("images per second", "throughput", "images_per_second"),),
-        ),
-        Panel(
-            "data-wait",
-            "Time spent waiting for data",
-            (curve("share of the time", "throughput", "data_wait_share"),),
-            share=True,
-        ),
+        Panel("loss", "Training loss", loss, alike),
+        Panel("knn", "Held-out kNN accuracy", knn, share=True),
+        Panel("spread", "Spread of the embeddings", (spread,), ends),
+        Panel("close", "Close neighbours (LA)", (close, empty), share=True),
+        Panel("nmi", "Agreement with the previous clusters", (nmi,), share=True),
+        Panel("clusters", "Images in a cluster", (largest, smallest), mean),
+        Panel("inertia", "k-means inertia (sum of squared distances)", (inertia,)),
+        Panel("learning-rate", "Learning rate", (rate,), log=True),
+        Panel("throughput", "Images per second", (speed,)),
+        Panel("data-wait", "Time spent waiting for data", (waiting,), share=True),
     ]
     kept = [dataclasses.replace(p, curves=tuple(c for c in p.curves if c.epochs)) for p in every]
     return [panel for panel in kept if panel.curves]

@@ -67,18 +67,11 @@ def write_report(
     schedule = run.config.schedule
     panels = curves.panels(records, timing.value or [], run.config, run.num_examples, steps)
     rows, gallery = milestone_rows(records, run.warm_start_steps, schedule.epochs * steps)
+    drawn_curves = _attempt(lambda: curves.curves_part(panels, schedule.ir_epochs, run.epoch))
+    density = _attempt(lambda: _densities([run, *compared]))
     sections = [
-        _Section(
-            "curves",
-            "Learning curves",
-            _attempt(lambda: curves.curves_part(panels, schedule.ir_epochs, run.epoch)),
-        ),
-        _Section(
-            "density",
-            "Density of the embedding",
-            _attempt(lambda: _densities([run, *compared])),
-            "Figure 2",
-        ),
+        _Section("curves", "Learning curves", drawn_curves),
+        _Section("density", "Density of the embedding", density, "Figure 2"),
         _Section("neighbours", "Nearest neighbours", neighbours, "Figure 3"),
         _Section("map", "Map of classes", map_, "Figure 4"),
     ]

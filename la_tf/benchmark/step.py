@@ -47,25 +47,23 @@ def measure(num_examples: int, repetitions: int, block_size: int = 0) -> list[Ro
         return nearest_rows(views, model.bank.read(), k, block_size)
 
     floor = f"product [{BATCH}, {DIM}] x [{DIM}, {num_examples}]"
-    notes = {}
+    whole, note = "Local Aggregation, whole step", ""
     if memory is not None:
         # Beside bank and labels, which were there, and the similarities.
         over = memory - 4 * num_examples * (block_size or BATCH)
-        notes["Local Aggregation, whole step"] = (
-            f"{over / 1e6:.0f} MB over bank, labels and similarities"
-        )
+        note = f"{over / 1e6:.0f} MB over bank, labels and similarities"
     seconds = repeat(
         {
             floor: product,
             "product and top_k": by_top_k,
             "background neighbours": neighbours,
-            "Local Aggregation, whole step": aggregation,
+            whole: aggregation,
             "instance recognition, whole step": recognition,
         },
         repetitions,
     )
     return [
-        Row(name, times, None if name == floor else floor, note=notes.get(name, ""))
+        Row(name, times, None if name == floor else floor, note=note if name == whole else "")
         for name, times in seconds.items()
     ]
 

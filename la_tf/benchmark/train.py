@@ -48,15 +48,13 @@ def measure(
     """
     runtime.configure(numerics, seed=0)
     views = tf.random.stateless_normal([batch_size, image_size, image_size, 3], [0, 0])
-    title = f"{network} at {image_size}"
+    batch, title = (tf.range(batch_size), views), f"{network} at {image_size}"
     floor = f"{title}, supervised"
     functions = {floor: _supervised(network, image_size, views, numerics)}
     for size in sizes:
         for objective, ir_epochs in (("IR", 1), ("LA", 0)):
             model = random_model(network, image_size, batch_size, size, numerics, ir_epochs)
-            functions[f"{title}, {objective}, N = {size}"] = _step(
-                model, (tf.range(batch_size), views)
-            )
+            functions[f"{title}, {objective}, N = {size}"] = _step(model, batch)
     seconds = repeat(functions, repetitions)
     return [
         Row(name, times, None if name == floor else floor, batch_size)

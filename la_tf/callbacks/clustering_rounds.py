@@ -143,12 +143,7 @@ def _summary(round_: int, runs: list[Clustering], previous: np.ndarray) -> dict:
     }
     if previous.min() >= 0:
         # 1 if all clusters are the same as before, near 0 if they have nothing in common.
-        summary["nmi_previous"] = float(
-            np.mean(
-                [
-                    normalized_mutual_info_score(before, run.labels)
-                    for before, run in zip(previous, runs, strict=True)
-                ]
-            )
-        )
+        labels = [run.labels for run in runs]
+        scores = list(map(normalized_mutual_info_score, previous, labels))
+        summary["nmi_previous"] = float(np.mean(scores))
     return summary

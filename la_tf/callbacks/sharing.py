@@ -50,11 +50,6 @@ def exchange(
         if number in mine:
             labels, inertia = mine[number].labels.astype(np.int64), mine[number].inertia
         labels = sum_of_workers(tf.constant(labels)).numpy().astype(np.int32)
-        runs.append(
-            Clustering(
-                labels=labels,
-                inertia=float(sum_of_workers(tf.constant(inertia, tf.float64)).numpy()),
-                sizes=np.bincount(labels, minlength=num_clusters),
-            )
-        )
+        inertia = float(sum_of_workers(tf.constant(inertia, tf.float64)).numpy())
+        runs.append(Clustering(labels, inertia, np.bincount(labels, minlength=num_clusters)))
     return runs

@@ -44,17 +44,11 @@ class DensityHistograms(EvaluationCallback):
         found = densities(model.bank.vectors.numpy(), self.rows)
         first, last = found.background_ranks
         sample = f"of {len(self.rows)} images in the memory bank"
+        near = f"Mean similarity {sample} to their {found.local_count} nearest."
+        far = f"Mean similarity {sample} to their neighbours {first} to {last}."
         with self.writer.as_default(step=self.step):
-            tf.summary.histogram(
-                "density/local",
-                found.local,
-                description=f"Mean similarity {sample} to their {found.local_count} nearest.",
-            )
-            tf.summary.histogram(
-                "density/background",
-                found.background,
-                description=f"Mean similarity {sample} to their neighbours {first} to {last}.",
-            )
+            tf.summary.histogram("density/local", found.local, description=near)
+            tf.summary.histogram("density/background", found.background, description=far)
 
     def evaluate_epoch(self, epoch: int) -> None:
         """Shows the bank at the end of an epoch."""

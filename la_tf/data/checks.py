@@ -117,6 +117,12 @@ def find_bad_images(source: Source, indices: Iterable[int]) -> tuple[BadImage, .
     return _find(source, indices, _decode_problem)
 
 
+def name_some(bad: Sequence[BadImage]) -> str:
+    """The first bad images with what is wrong with them, and how many more there are."""
+    shown = ", ".join(f"{image.name} ({image.reason})" for image in bad[:_SHOWN])
+    return shown + (f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
+
+
 def refuse_bad_images(source: Source, indices: Iterable[int], when: str = "") -> None:
     """Decodes some images, to name the one at which a pipeline has failed.
 
@@ -211,6 +217,4 @@ def _looks_complete(head: bytes, tail: bytes, size: int) -> bool:
 
 
 def _name_bad(bad: tuple[BadImage, ...]) -> str:
-    shown = ", ".join(f"{image.name} ({image.reason})" for image in bad[:_SHOWN])
-    more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-    return f"{len(bad)} image{'s' if len(bad) > 1 else ''}: {shown}{more}"
+    return f"{len(bad)} image{'s' if len(bad) > 1 else ''}: {name_some(bad)}"

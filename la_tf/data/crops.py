@@ -8,13 +8,7 @@ networks on ImageNet crop a random area of at least 20 % (`area_crop_view`).
 import tensorflow as tf
 
 from la_tf.config import AugmentConfig
-from la_tf.data.augment import (
-    augment_view,
-    decode,
-    normalize,
-    resize_short_side,
-    with_margin,
-)
+from la_tf.data.augment import augment_view, decode, normalize, resize_short_side, with_margin
 
 
 def margin_crop_view(

@@ -84,9 +84,7 @@ class Steps:
         here = context.num_replicas_in_sync // context.num_input_pipelines
         first = context.input_pipeline_id * here
         return dataclasses.replace(
-            self,
-            num_replicas=context.num_replicas_in_sync,
-            replica_ids=range(first, first + here),
+            self, num_replicas=context.num_replicas_in_sync, replica_ids=range(first, first + here)
         )
 
     @property

@@ -54,15 +54,9 @@ def open_train_and_val(config: DataConfig, seed: int) -> tuple[Source, Source | 
       DataError: images are missing or unusable, or val has classes that train lacks.
     """
     train = open_source(config.data)
-    if config.val_data:
-        val = open_source(config.val_data, "val")
-    elif _has_held_out(config.data):
-        val = open_source(config.data, "val")
-    elif config.holdout:
-        return split_holdout(train, config.holdout, seed)
-    else:
-        return train, None
-    return train, align_labels(val, train)
+    if config.val_data or _has_held_out(config.data):
+        return train, align_labels(open_source(config.val_data or config.data, "val"), train)
+    return split_holdout(train, config.holdout, seed) if config.holdout else (train, None)
 
 
 def _has_held_out(data: str) -> bool:

@@ -93,32 +93,12 @@ def _write(
         rows, dim = _shape(array)
         _remove_leftovers(folder)
         return Written(array, table, rows, dim, was_there=True)
-    done = _saved_rows(folder, identity)
+    done, count = _saved_rows(folder, identity), source.num_examples
     # One image first, for D, and so that a model that does not fit the images fails early.
     dim = next(_explained(model, source, range(1))).shape[1]
     partial = folder / (ARRAY_FILE + _PARTIAL)
-    _require_space(folder, partial, source.num_examples, dim)
-    with _open_array(partial, source.num_examples, dim, done) as file:
-        _embed(model, source, done, file, folder, identity)
-    vectors = np.load(partial, mmap_mode="r")
-    _write_table(folder / (TABLE_FILE + _PARTIAL), source, vectors, identity)
-    os.replace(folder / (TABLE_FILE + _PARTIAL), table)
-    os.replace(partial, array)
-    _remove_leftovers(folder)
-    return Written(array, table, source.num_examples, dim, was_there=False)
-
-
-def _embed(
-    model: EmbeddingModel,
-    source: Source,
-    done: int,
-    file: BinaryIO,
-    folder: pathlib.Path,
-    identity: Identity,
-) -> None:
-    """Appends rows `done` to N, and records every few batches how many are safely on disk."""
-    count = source.num_examples
-    with progress_bar(count, done) as bar:
+    _require_space(folder, partial, count, dim)
+    with _open_array(partial, count, dim, done) as file, progress_bar(count, done) as bar:
         for number, rows in enumerate(_explained(model, source, range(done, count)), start=1):
             file.write(np.ascontiguousarray(rows, "<f4").data)
             done += len(rows)
@@ -127,6 +107,12 @@ def _embed(
                 file.flush()
                 os.fsync(file.fileno())
                 write_json(folder / PROGRESS_FILE, {**identity, "rows": done})
+    vectors = np.load(partial, mmap_mode="r")
+    _write_table(folder / (TABLE_FILE + _PARTIAL), source, vectors, identity)
+    os.replace(folder / (TABLE_FILE + _PARTIAL), table)
+    os.replace(partial, array)
+    _remove_leftovers(folder)
+    return Written(array, table, count, dim, was_there=False)
 
 
 def _explained(model: EmbeddingModel, source: Source, indices: range) -> Iterator[np.ndarray]:

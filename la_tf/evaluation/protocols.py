@@ -177,11 +177,7 @@ def linear(task: Task, row: str, config: ReadoutConfig) -> Evaluation:
     else:
         features = layer_features(task.network(row))
     training = ReadoutTraining(
-        features,
-        task.train_set,
-        config,
-        unfinished,
-        say=lambda line: task.say(f"{row}: {line}"),
+        features, task.train_set, config, unfinished, say=lambda line: task.say(f"{row}: {line}")
     )
     training.run()
     accuracy = training.finish(task.heldout)

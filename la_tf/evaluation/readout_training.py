@@ -75,13 +75,9 @@ class ReadoutTraining:
         )
         self.optimizer.build(self.readouts.weights)
         self._seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
-        self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(
-                dense=self.readouts.dense, optimizer=self.optimizer, seconds=self._seconds
-            ),
-            str(folder),
-            max_to_keep=1,
-        )
+        state = {"optimizer": self.optimizer, "seconds": self._seconds}
+        checkpoint = tf.train.Checkpoint(dense=self.readouts.dense, **state)
+        self._manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=1)
         self._cached = self._compute_features() if config.crop == "center" else None
         self._restore()
 
@@ -96,10 +92,8 @@ class ReadoutTraining:
         return float(self._seconds.numpy())
 
     def _restore(self) -> None:
-        if self._manager.latest_checkpoint:
-            self._manager.checkpoint.restore(
-                self._manager.latest_checkpoint
-            ).assert_existing_objects_matched()
+        if newest := self._manager.latest_checkpoint:
+            self._manager.checkpoint.restore(newest).assert_existing_objects_matched()
             self.say(f"readouts: continuing after step {self.step} of {self.total_steps}.")
 
     def run(self) -> None:

@@ -164,20 +164,14 @@ def cannot_be_written(directory: pathlib.Path, error: Exception) -> str:
 
 def _plain_copy(network: tf.keras.Model, name: str, image_size: int) -> tf.keras.Model:
     """One plain set of weights, outside any strategy, that computes in float32."""
-    with _float32():
-        plain = build_network(name, image_size, network.output_shape[-1])
-    plain.set_weights(network.get_weights())
-    return plain
-
-
-@contextlib.contextmanager
-def _float32() -> Iterator[None]:
     policy = tf.keras.mixed_precision.global_policy()
     tf.keras.mixed_precision.set_global_policy("float32")
     try:
-        yield
+        plain = build_network(name, image_size, network.output_shape[-1])
     finally:
         tf.keras.mixed_precision.set_global_policy(policy)
+    plain.set_weights(network.get_weights())
+    return plain
 
 
 def _try_out(folder: pathlib.Path, network: tf.keras.Model, image_size: int, probe: bytes) -> None:

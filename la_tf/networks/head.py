@@ -55,10 +55,7 @@ def embedding_head(
             units, use_bias=False, kernel_initializer=KERNEL_INITIALIZER, name=f"fc{number}"
         )(x)
         x = tf.keras.layers.BatchNormalization(
-            momentum=bn_momentum,
-            epsilon=NORM_EPSILON,
-            synchronized=sync_bn,
-            name=f"fc{number}_bn",
+            momentum=bn_momentum, epsilon=NORM_EPSILON, synchronized=sync_bn, name=f"fc{number}_bn"
         )(x)
         x = tf.keras.layers.ReLU(name=f"fc{number}_relu")(x)
     x = tf.keras.layers.Dense(dim, dtype="float32", name="embedding")(x)  # [B, D]

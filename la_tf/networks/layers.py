@@ -10,7 +10,28 @@ KERNEL_INITIALIZER = "he_normal"  # a ReLU follows every one of our kernels but 
 ANY_IMAGE = tf.keras.layers.InputSpec(shape=[None, None, None, 3])
 
 
-class ConvBackbone(tf.keras.Model):
+class Rebuilt:
+    """A backbone that Keras stores as its constructor's arguments, and builds again from them."""
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as `from_config` takes them."""
+        return {
+            "input_specs": list(self._input_specs.shape),
+            "use_sync_bn": self._use_sync_bn,
+            "norm_momentum": self._norm_momentum,
+            "norm_epsilon": self._norm_epsilon,
+            "kernel_regularizer": tf.keras.regularizers.serialize(self._kernel_regularizer),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> tf.keras.Model:
+        """A backbone of the same architecture, freshly initialised."""
+        input_specs = tf.keras.layers.InputSpec(shape=config["input_specs"])
+        return cls(**{**config, "input_specs": input_specs})
+
+
+class ConvBackbone(Rebuilt, tf.keras.Model):
     """A plain stack of convolutions as a TF Model Garden backbone.
 
     Called on images [B, H, W, 3], it returns a dict of endpoints: key `str(l)` is the last tensor
@@ -84,20 +105,3 @@ class ConvBackbone(tf.keras.Model):
     def output_specs(self) -> dict[str, tf.TensorShape]:
         """The shape of the tensor at each level."""
         return {level: tensor.shape for level, tensor in self.output.items()}
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, as `from_config` takes them."""
-        return {
-            "input_specs": list(self._input_specs.shape),
-            "use_sync_bn": self._use_sync_bn,
-            "norm_momentum": self._norm_momentum,
-            "norm_epsilon": self._norm_epsilon,
-            "kernel_regularizer": tf.keras.regularizers.serialize(self._kernel_regularizer),
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ConvBackbone":
-        """A backbone of the same architecture, freshly initialised."""
-        input_specs = tf.keras.layers.InputSpec(shape=config["input_specs"])
-        return cls(**{**config, "input_specs": input_specs})

@@ -7,11 +7,11 @@ from typing import Any
 import tensorflow as tf
 from official.vision.modeling.backbones import resnet
 
-from la_tf.networks.layers import ANY_IMAGE, NORM_EPSILON, NORM_MOMENTUM
+from la_tf.networks.layers import ANY_IMAGE, NORM_EPSILON, NORM_MOMENTUM, Rebuilt
 
 
 @tf.keras.utils.register_keras_serializable(package="la_tf")
-class ResNet(resnet.ResNet):
+class ResNet(Rebuilt, resnet.ResNet):
     """TF Model Garden's post-activation ResNet.
 
     The paper names only the depth and the official code is the pre-activation variant. This one is
@@ -26,11 +26,11 @@ class ResNet(resnet.ResNet):
       model_id: the depth, 18 or 50.
       input_specs: shape [B, H, W, 3] of the images; H and W may be unknown.
       small_images: build the variant for small images.
-      use_sync_bn: batch statistics over all replicas instead of each its own.
       norm_momentum: how much of the moving statistics one step keeps.
       norm_epsilon: added to the variance.
       kernel_regularizer: penalty on every kernel, for Model Garden's own training loop.
-      name: of the Keras model.
+      **kwargs: `name` of the Keras model, and `use_sync_bn`: batch statistics over all replicas
+        instead of each its own.
     """
 
     def __init__(
@@ -38,21 +38,19 @@ class ResNet(resnet.ResNet):
         model_id: int,
         input_specs: tf.keras.layers.InputSpec = ANY_IMAGE,
         small_images: bool = False,
-        use_sync_bn: bool = False,
         norm_momentum: float = NORM_MOMENTUM,
         norm_epsilon: float = NORM_EPSILON,
         kernel_regularizer: tf.keras.regularizers.Regularizer | None = None,
-        name: str | None = None,
+        **kwargs: Any,
     ):
         self._small_images = small_images
         super().__init__(
             model_id=model_id,
             input_specs=input_specs,
-            use_sync_bn=use_sync_bn,
             norm_momentum=norm_momentum,
             norm_epsilon=norm_epsilon,
             kernel_regularizer=tf.keras.regularizers.get(kernel_regularizer),
-            name=name,
+            **kwargs,
         )
 
     @property
@@ -112,22 +110,8 @@ class ResNet(resnet.ResNet):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as `from_config` takes them."""
-        return {
-            "model_id": self._model_id,
-            "input_specs": list(self._input_specs.shape),
-            "small_images": self._small_images,
-            "use_sync_bn": self._use_sync_bn,
-            "norm_momentum": self._norm_momentum,
-            "norm_epsilon": self._norm_epsilon,
-            "kernel_regularizer": tf.keras.regularizers.serialize(self._kernel_regularizer),
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ResNet":
-        """A backbone of the same architecture, freshly initialised."""
-        input_specs = tf.keras.layers.InputSpec(shape=config["input_specs"])
-        return cls(**{**config, "input_specs": input_specs})
+        config = {"model_id": self._model_id, "small_images": self._small_images}
+        return super().get_config() | config
 
 
 def _readable(attribute: str) -> str:

@@ -14,11 +14,7 @@ from la_tf.runs.health import HealthMonitor
 from la_tf.runs.log import Record
 from la_tf.runs.trained_run import TrainedRun
 
-OBJECTIVES = {
-    UNTRAINED: "Untrained",
-    IR: "Instance recognition",
-    LA: "Local Aggregation",
-}
+OBJECTIVES = {UNTRAINED: "Untrained", IR: "Instance recognition", LA: "Local Aggregation"}
 
 
 class Fact(NamedTuple):
@@ -41,31 +37,19 @@ def summary(run: TrainedRun, metrics: Sequence[Record]) -> list[Fact]:
             f"with {KNN.words}, {last[KNN1.field]:.1%} with {KNN1.words}; against the memory bank, "
             f"at epoch {last['epoch']}"
         )
+    weights = f"{run.network.count_params():,} weights, embeddings of {config.network.dim}"
+    images = f"{config.data.data}, at {config.data.image_size} pixels; "
+    images += f"{heldout['examples']:,} held out" if heldout else "none held out"
+    steps = f"{run.step:,} steps of {config.data.batch_size} images"
+    h = clustering.num_clusterings
+    clusters = f"m = {clustering.num_clusters:,} clusters, H = {h} clusterings"
     return [
-        Fact(
-            "Network",
-            config.network.network,
-            f"{run.network.count_params():,} weights, embeddings of {config.network.dim}",
-        ),
-        Fact(
-            "Training images",
-            f"{run.num_examples:,}",
-            f"{config.data.data}, at {config.data.image_size} pixels; "
-            + (f"{heldout['examples']:,} held out" if heldout else "none held out"),
-        ),
+        Fact("Network", config.network.network, weights),
+        Fact("Training images", f"{run.num_examples:,}", images),
         Fact("Objective", OBJECTIVES[run.objective], _phases(config)),
-        Fact(
-            "Epochs",
-            f"{run.epoch:.4g} of {config.schedule.epochs}",
-            f"{run.step:,} steps of {config.data.batch_size} images",
-        ),
+        Fact("Epochs", f"{run.epoch:.4g} of {config.schedule.epochs}", steps),
         Fact("Held-out kNN", accuracy, knn_note),
-        Fact(
-            "Neighbours",
-            f"k = {config.objective.k:,}",
-            f"m = {clustering.num_clusters:,} clusters, "
-            f"H = {clustering.num_clusterings} clusterings",
-        ),
+        Fact("Neighbours", f"k = {config.objective.k:,}", clusters),
     ]
 
 

@@ -183,11 +183,7 @@ def worker_index(strategy: tf.distribute.Strategy) -> int:
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes the run's files; of several workers, the first does."""
-    resolver = strategy.cluster_resolver
-    if resolver is None or not resolver.task_type or resolver.task_type == "chief":
-        return True
-    has_chief = "chief" in resolver.cluster_spec().as_dict()
-    return resolver.task_id == 0 and not has_chief
+    return worker_index(strategy) == 0
 
 
 def environment() -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from la_tf.data.base import DataError, Subset
-from la_tf.data.checks import BadImage, find_bad_images
+from la_tf.data.checks import BadImage, find_bad_images, name_some
 from la_tf.data.image_headers import PictureError, count_pixels
 from la_tf.data.pipeline import EVAL_BATCH_SIZE
 from la_tf.embedding.embedding_model import EmbeddingError, EmbeddingModel, progress_bar
@@ -22,7 +22,6 @@ from la_tf.search.picture_files import PictureFiles, printable
 MAX_MEGAPIXELS = 150  # decoded and in float32, such a picture takes 2 GB
 _SAVE_EVERY = 2 * EVAL_BATCH_SIZE  # pictures
 _UNIT_TOLERANCE = 1e-3
-_SHOWN = 3  # names in a message
 
 FileId = tuple[int, int]  # device and inode: the same file under every name
 
@@ -232,8 +231,6 @@ def _collect(
             "GIF and BMP can be embedded."
         )
     if bad:
-        named = ", ".join(f"{image.name} ({image.reason})" for image in bad[:_SHOWN])
-        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        say(f"{len(bad)} of the {len(files)} files of {folder} left out: {named}{more}.")
+        say(f"{len(bad)} of the {len(files)} files of {folder} left out: {name_some(bad)}.")
     pictures = [PictureFile(files.path(r), files.describe(r), _file_id(found[r])) for r in rows]
     return tuple(pictures), np.stack([vectors[row] for row in rows])

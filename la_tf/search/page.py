@@ -13,7 +13,8 @@ from la_tf.analysis.html import data_uri, html_template
 from la_tf.data.image_headers import FORMATS
 from la_tf.errors import UserError
 from la_tf.files import replace_file
-from la_tf.search.nearest import Match, SearchResult
+from la_tf.search.gallery import PictureFile
+from la_tf.search.nearest import SearchResult
 from la_tf.search.picture_files import printable
 
 MAX_QUERIES = 100
@@ -80,16 +81,14 @@ def write_page(
     output = pathlib.Path(path).expanduser()
     thumbnail = functools.cache(_thumbnail)  # a picture may be found for many queries
 
-    def tile(match: Match) -> PageTile:
-        picture = match.picture
-        name = picture.label.removeprefix(os.path.join(printable(gallery), ""))
-        return PageTile(name, _address(picture.path), *thumbnail(picture.path), match.similarity)
+    folder = os.path.join(printable(gallery), "")
+
+    def tile(picture: PictureFile, below: str = "", similarity: float | None = None) -> PageTile:
+        address, name = picture.path.absolute().as_uri(), picture.label.removeprefix(below)
+        return PageTile(name, address, *thumbnail(picture.path), similarity)
 
     shown = [
-        (
-            PageTile(r.query.label, _address(r.query.path), *thumbnail(r.query.path)),
-            [tile(match) for match in r.matches[:MAX_MATCHES]],
-        )
+        (tile(r.query), [tile(m.picture, folder, m.similarity) for m in r.matches[:MAX_MATCHES]])
         for r in results[:MAX_QUERIES]
     ]
     limits = _limits(results)
@@ -110,10 +109,6 @@ def _limits(results: Sequence[SearchResult]) -> str:
     if (most := max(len(result.matches) for result in results)) > MAX_MATCHES:
         parts.append(f"the first {MAX_MATCHES} of {most:,} pictures found for each")
     return f"The page shows {' and '.join(parts)}." if parts else ""
-
-
-def _address(path: pathlib.Path) -> str:
-    return path.absolute().as_uri()
 
 
 def _thumbnail(path: pathlib.Path) -> tuple[str | None, bool]:

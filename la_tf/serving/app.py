@@ -181,7 +181,7 @@ class Api:
         try:
             return await handler(request)
         except RequestError as error:
-            return _error(error.status, str(error), error.headers)
+            return _error(error.status, str(error))
         except QueueFullError as error:
             again = {"Retry-After": str(_RETRY_SECONDS)}
             return _error(503, f"{error}: try again later.", again)
@@ -197,7 +197,7 @@ class Api:
             raise  # the client is gone: there is nobody to answer
         except Exception:
             _LOG.exception("an error of the server, answered with 500")
-            return _error(500, "the server failed to answer this request; its log says why.", {})
+            return _error(500, "the server failed to answer this request; its log says why.")
 
 
 async def _expect(request: web.Request) -> web.Response | None:

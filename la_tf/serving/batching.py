@@ -55,10 +55,8 @@ class EncodedPicture:
     pixels: int
 
 
-@dataclasses.dataclass(frozen=True)
-class _Waiting:
-    picture: EncodedPicture
-    row: asyncio.Future  # [D], or the exception that the model raised for this picture
+# A picture and its row [D], or the exception that the model raised for this picture.
+Waiting = tuple[EncodedPicture, asyncio.Future]
 
 
 class Batcher:
@@ -98,7 +96,7 @@ class Batcher:
         self._max_queue = max_queue
         self._wait = wait
         self.budget = MemoryBudget(max_queue_bytes)
-        self._queue: collections.deque[_Waiting] = collections.deque()
+        self._queue: collections.deque[Waiting] = collections.deque()
         self._arrived, self._enough = asyncio.Event(), asyncio.Event()
         self._executor = ThreadPoolExecutor(1, "model")
 
@@ -132,14 +130,14 @@ class Batcher:
                 f"the queue holds {len(self)} of {self._max_queue} pictures, and this request has "
                 f"{len(pictures)}"
             )
-        self.budget.take(_size(pictures))
+        self.budget.take(sum(len(picture.encoded) for picture in pictures))
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(picture, loop.create_future()) for picture in pictures]
+        waiting = [(picture, loop.create_future()) for picture in pictures]
         self._queue.extend(waiting)
         self._arrived.set()
         if len(self) >= self._max_batch_size:
             self._enough.set()
-        return await asyncio.gather(*(one.row for one in waiting))
+        return await asyncio.gather(*(row for _, row in waiting))
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -151,21 +149,23 @@ class Batcher:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._enough.wait(), self._wait)
             batch = self._take()
-            encoded = [one.picture.encoded for one in batch]
+            encoded = [picture.encoded for picture, _ in batch]
             rows = await loop.run_in_executor(self._executor, self._rows, encoded)
-            self.budget.give_back(_size([one.picture for one in batch]))
-            for one, row in zip(batch, rows, strict=True):
-                if not one.row.done():  # cancelled where nobody waits for it any more
-                    one.row.set_result(row)
+            self.budget.give_back(sum(map(len, encoded)))
+            for (_, awaited), row in zip(batch, rows, strict=True):
+                if not awaited.done():  # cancelled where nobody waits for it any more
+                    awaited.set_result(row)
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[Waiting]:
         """The next batch; empty if nobody waits for any picture any more."""
         batch, pixels = [], 0
         while self._queue and len(batch) < self._max_batch_size:
-            if self._queue[0].row.done():
-                self.budget.give_back(_size([self._queue.popleft().picture]))
+            picture, row = self._queue[0]
+            if row.done():
+                self._queue.popleft()
+                self.budget.give_back(len(picture.encoded))
                 continue
-            pixels += self._queue[0].picture.pixels
+            pixels += picture.pixels
             if batch and pixels > self._max_batch_pixels:
                 break
             batch.append(self._queue.popleft())
@@ -180,7 +180,3 @@ class Batcher:
             if len(encoded) == 1:
                 return [error]
         return [self._rows([one])[0] for one in encoded]
-
-
-def _size(pictures: Sequence[EncodedPicture]) -> int:
-    return sum(len(picture.encoded) for picture in pictures)

@@ -26,13 +26,11 @@ class RequestError(ValueError):
 
     Attributes:
       status: of HTTP.
-      headers: to send with the answer.
     """
 
-    def __init__(self, status: int, sentence: str, headers: dict[str, str] | None = None):
+    def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
         self.status = status
-        self.headers = headers or {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,15 +103,9 @@ def predictions(rows: np.ndarray, columnar: bool) -> dict[str, Any]:
 
 def status(version: str) -> dict[str, Any]:
     """The answer to a status call, of a model that is loaded."""
-    return {
-        "model_version_status": [
-            {
-                "version": version,
-                "state": "AVAILABLE",
-                "status": {"error_code": "OK", "error_message": ""},
-            }
-        ]
-    }
+    no_error = {"error_code": "OK", "error_message": ""}
+    loaded = {"version": version, "state": "AVAILABLE", "status": no_error}
+    return {"model_version_status": [loaded]}
 
 
 def metadata(name: str, version: str, signature: dict[str, Any]) -> dict[str, Any]:
@@ -126,9 +118,8 @@ def metadata(name: str, version: str, signature: dict[str, Any]) -> dict[str, An
 
 def _parse_json(body: bytes, max_instances: int) -> Any:
     # json.loads blocks all other threads, and takes seconds for millions of values.
-    if sum(map(body.count, (b"[", b"{", b","))) > (
-        _MARKS_PER_PICTURE * max_instances + _MARKS_AROUND
-    ):
+    most = _MARKS_PER_PICTURE * max_instances + _MARKS_AROUND
+    if sum(map(body.count, (b"[", b"{", b","))) > most:
         raise RequestError(
             400,
             f"the body has more values than {max_instances} pictures, which are allowed, can have: "
