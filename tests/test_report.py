@@ -210,7 +210,7 @@ def test_an_unfinished_run_with_damaged_logs_says_so(unlabelled, tmp_path):
     (run / "config.json").write_text(json.dumps(stored))
     (run / "environment.json").unlink()
     (run / "figures" / "augmented_views.png").write_bytes(b"GIF89a")
-    (run / "metrics.jsonl").write_text("{\n")
+    (run / "metrics.jsonl").unlink()
     (run / "evaluation").mkdir()
     (run / "evaluation" / "pets-knn-LA.json").write_text("{")
     text = Page(write_report(str(run), say=lambda sentence: None)).text

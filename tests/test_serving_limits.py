@@ -32,10 +32,11 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 HELD = """
 import dataclasses, fcntl, runpy, sys
 from la_tf import quiet; quiet.quiet()
-from la_tf.serving import batching, model, protocol, server
+from la_tf.serving import batching, protocol, served_model, server
 place, lock, seconds, *flags = sys.argv[1:]
 server._SHUTDOWN_SECONDS = float(seconds)
-load_model, parse_predict, take = model.load_model, protocol.parse_predict, batching.Room.take
+load_model, parse_predict = served_model.load_model, protocol.parse_predict
+take = batching.MemoryBudget.take
 
 def held(function):
     def wait_and_call(*arguments):
@@ -54,11 +55,11 @@ def take_and_tell(room, size):
     print("taken", size, flush=True)
 
 if place == "model":
-    model.load_model = load_held_model
+    served_model.load_model = load_held_model
 if place == "parser":
     protocol.parse_predict = held(parse_predict)
 if place == "room":
-    batching.Room.take = take_and_tell
+    batching.MemoryBudget.take = take_and_tell
 sys.path.insert(0, "tools")
 sys.argv = ["serve.py", *flags]
 runpy.run_path("tools/serve.py", run_name="__main__")
