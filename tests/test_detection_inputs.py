@@ -109,7 +109,6 @@ def test_a_line_of_a_picture_keeps_a_pixel_and_its_boxes(tmp_path, task, is_trai
         boxes=((601, 2, 1200, 3),),
         classes=(5,),
         difficult=(False,),
-        truncated=(False,),
     )
     with tf.io.TFRecordWriter(str(tmp_path / "images-0.tfrecord")) as writer:
         writer.write(encode(picture, png(np.full([height, width, 3], 255, np.uint8))))
