@@ -262,9 +262,9 @@ class RunConfig:
     run_dir: str | None = _option(None, "Directory of the run; default runs/<data>-<network>.")
     warm_start: str | None = _option(
         None,
-        "A run whose instance recognition this one takes over instead of repeating it: same "
-        "images, seed and options, but for what matters later alone. It keeps a checkpoint of the "
-        "end of --ir_epochs, as a run of that many --epochs does.",
+        "A run whose instance recognition this one takes over instead of repeating it, up to the "
+        "newest checkpoint at the end of an epoch. Images, seed and options must be the same, but "
+        "for what matters later alone.",
     )
     strategy: str = _option(
         "mirrored",
