@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from sklearn.cluster import DBSCAN
+from sklearn.neighbors import NearestNeighbors
 
 from la_tf.errors import first_line
 from la_tf.faiss_library import faiss
@@ -94,19 +95,24 @@ def _gpu_resources(gpu: int) -> "faiss.StandardGpuResources":
     return resources
 
 
-def dbscan(vectors: np.ndarray, eps: float, min_samples: int) -> Clustering:
+def dbscan(vectors: np.ndarray, eps: float | None, min_samples: int) -> Clustering:
     """Clusters vectors by DBSCAN, the alternative to k-means of section 5.2.
 
     It compares all vectors with each other, which takes N x N distances.
 
     Args:
       vectors: [N, D] float32.
-      eps: largest Euclidean distance of two neighbours.
-      min_samples: vectors within `eps`, itself included, that make one the core of a cluster.
+      eps: largest Euclidean distance of two neighbours; None is the one within which half of the
+        vectors are cores, since no fixed distance suits an embedding that changes.
+      min_samples: vectors within `eps`, itself included, that make one the core of a cluster, 2 or
+        more.
 
     Returns:
       The clustering; a vector that belongs to no cluster (noise) is one of its own.
     """
+    if eps is None:
+        near = NearestNeighbors(n_neighbors=min_samples).fit(vectors)
+        eps = float(np.median(near.kneighbors()[0][:, min_samples - 2]))
     labels = DBSCAN(eps=eps, min_samples=min_samples).fit_predict(vectors).astype(np.int32)
     noise = labels < 0
     labels[noise] = labels.max(initial=-1) + 1 + np.arange(noise.sum())

@@ -43,6 +43,11 @@ class DataConfig:
         "Without held-out images: keep this many of the training images out, chosen by --seed.",
         within=(0, _MANY),
     )
+    limit: int = _option(
+        0,
+        "Train on this many of the training images, chosen by --seed; 0 is all.",
+        within=(0, _MANY),
+    )
     skip_bad_images: bool = _option(
         False, "Leave out files that cannot be decoded, and count them, instead of stopping."
     )
@@ -172,13 +177,16 @@ class ClusteringConfig:
         "section 5.2",
         choices=("kmeans", "dbscan"),
     )
-    dbscan_eps: float = _option(
-        0.5, "DBSCAN: the largest distance of neighbours on the unit sphere.", within=(1e-6, 2)
+    dbscan_eps: float | None = _option(
+        None,
+        "DBSCAN: the largest distance of neighbours on the unit sphere; default the distance at "
+        "which half of the images are cores.",
+        within=(1e-6, 2),
     )
     dbscan_min_samples: int = _option(
         5,
         "DBSCAN: images within that distance that make an image a core of a cluster.",
-        within=(1, _MANY),
+        within=(2, _MANY),
     )
     cluster_every_steps: int = _option(
         0,
