@@ -70,7 +70,7 @@ class Plan:
     def run_dir(self, row: Row, seed: int) -> pathlib.Path:
         """The directory of the run that stands in a row."""
         name = "-".join(f"{key}={value}" for key, value in sorted(row.options.items()))
-        return self.folder / f"seed{seed}" / name
+        return self.folder / f"seed{seed}" / (name or "base")
 
     def _jobs_of(self, table: PaperTable, row: Row, seed: int) -> Iterator[Job]:
         schedule, run_dir = self.scale.base.schedule, self.run_dir(row, seed)

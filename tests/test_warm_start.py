@@ -1,0 +1,63 @@
+"""Runs that take the warm start of another over instead of repeating it."""
+
+import dataclasses
+import shutil
+import signal
+
+import pytest
+from test_resume import assert_same_run
+
+from la_tf.errors import RunError
+from la_tf.runs.description import read_description
+from la_tf.runs.warm_start import warm_start_checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, run_tool, tiny_run):
+    """Instance recognition alone, with other options for what comes after it."""
+    run_dir = tmp_path_factory.mktemp("source") / "run"
+    later = ("--epochs=2", "--num_clusterings=1", "--num_clusters=7", "--k=9", "--drop_epochs=3")
+    code, _, stderr = run_tool("train", *tiny_run, *later, f"--run_dir={run_dir}")
+    assert code == 0, stderr
+    return run_dir
+
+
+def test_run_is_that_which_did_it_all_itself(
+    tmp_path, source, trained_run, run_tool, tiny_run, newest_checkpoint
+):
+    """Stopped on its way, too, when the other run is gone."""
+    other, run_dir = tmp_path / "other", tmp_path / "run"
+    shutil.copytree(source, other)
+    flags = [*tiny_run, f"--run_dir={run_dir}", f"--warm_start={other}"]
+    code, stdout, _ = run_tool("train", *flags, stop=(26, signal.SIGTERM))
+    assert code == 128 + signal.SIGTERM
+    assert f"the first 22 steps are those of {other}" in stdout
+    shutil.rmtree(other)
+    code, stdout, stderr = run_tool("train", *flags)
+    assert code == 0, stderr
+    assert "after step 26 of 44" in stdout
+    assert_same_run(run_dir, trained_run, newest_checkpoint)
+
+
+def test_another_warm_start_is_refused(source):
+    config, data = read_description(source)
+
+    def refusal(config=config, data=data) -> str:
+        with pytest.raises(RunError) as caught:
+            warm_start_checkpoint(str(source), config, data, 11)
+        return str(caught.value)
+
+    assert warm_start_checkpoint(str(source), config, data, 11).name == "ckpt-22"
+    hotter = dataclasses.replace(config.objective, tau=0.1)
+    assert "--tau was 0.07, here 0.1" in refusal(dataclasses.replace(config, objective=hotter))
+    dropped = dataclasses.replace(config.optimizer, drop_epochs=(1,))
+    told = refusal(dataclasses.replace(config, optimizer=dropped))
+    assert "--drop_epochs was [3], here [1]" in told
+    fewer = data["training set"] | {"examples": 1000}
+    assert "the data's training set was" in refusal(data=data | {"training set": fewer})
+    # Its checkpoints are those of its last steps: of the first epoch there is none.
+    shorter = dataclasses.replace(config.schedule, ir_epochs=1)
+    told = refusal(dataclasses.replace(config, schedule=shorter))
+    assert "has no checkpoint of the end of one of its first 1 epochs" in told
