@@ -82,11 +82,12 @@ class DeepCluster(Classification):
         bias.assign(tf.zeros_like(bias))
 
     def _targets(self, indices):
-        tf.debugging.Assert(
+        clustered = tf.debugging.Assert(
             self.cluster_labels[0, 0] >= 0.0,
             ["DeepCluster has no clusters yet: add DeepClusterCallback to fit's callbacks."],
         )
-        labels = tf.cast(tf.gather(self.cluster_labels, indices)[:, 0], tf.int32)  # [B]
+        with tf.control_dependencies([clustered]):
+            labels = tf.cast(tf.gather(self.cluster_labels, indices)[:, 0], tf.int32)  # [B]
         return labels, tf.gather(self.cluster_weights, labels)
 
     def _logits(self, features):
