@@ -44,10 +44,10 @@ class MethodConfig:
         "Caron et al. 2018",
         within=(1, 2**16),
     )
-    top_rate: float = _option(
-        1.0,
-        "DeepCluster: learning rate of the layer on top, as a multiple of the network's.",
-        "Caron et al. 2018",
+    top_rate: float | None = _option(
+        None,
+        "DeepCluster: learning rate of the layer on top, as a multiple of the network's; default "
+        "4096 / D, with which a step moves the logits of D features as far as of fc7's 4096.",
         within=(1e-6, 1e6),
     )
 

@@ -9,6 +9,7 @@ PAPER_NUM_EXAMPLES = 1_281_167  # ImageNet's training images, the N of section 4
 PAPER_NUM_CLUSTERS = 30_000  # m of AlexNet and the ResNets, section 4.1
 SMALL_DATA_CLUSTER_SIZE = 5  # members a cluster, see `default_num_clusters`
 DEEPCLUSTER_NUM_CLUSTERS = 10_000  # m of Caron et al. 2018 on ImageNet
+DEEPCLUSTER_FEATURES = 4096  # below its layer on top, of fc7
 
 
 def default_num_clusters(num_examples: int) -> int:
@@ -106,7 +107,11 @@ def _without_unused(config: Config) -> Config:
         clustering = dataclasses.replace(
             config.clustering, num_clusterings=1, cluster_input="center_crops"
         )
-        config = dataclasses.replace(config, clustering=clustering)
+        method = config.method
+        if method.top_rate is None:
+            rate = DEEPCLUSTER_FEATURES / config.network.dim
+            method = dataclasses.replace(method, top_rate=rate)
+        config = dataclasses.replace(config, method=method, clustering=clustering)
     return config
 
 

@@ -151,7 +151,7 @@ def test_features_are_what_the_embeddings_are_the_unit_vectors_of():
 
 
 def test_deepcluster_before_any_clustering_is_an_error():
-    model = compiled(DeepCluster(linear_network(), N, num_clusters=C, **SHARED))
+    model = compiled(DeepCluster(linear_network(), N, num_clusters=C, top_rate=1.0, **SHARED))
     with pytest.raises(tf.errors.InvalidArgumentError, match="add DeepClusterCallback"):
         model.fit(tf.data.Dataset.from_tensor_slices(batches(1)), verbose=0)
 
@@ -203,7 +203,7 @@ def callback_for(model, log, features) -> DeepClusterCallback:
 
 def test_a_round_has_the_clusters_of_the_features_their_weights_and_a_new_layer(tmp_path):
     features = np.random.default_rng(4).normal(size=(N, D)).astype(np.float32)
-    model, tops = DeepCluster(linear_network(), N, num_clusters=C, **SHARED), []
+    model, tops = DeepCluster(linear_network(), N, num_clusters=C, top_rate=1.0, **SHARED), []
     callback = callback_for(compiled(model), RunLog(tmp_path / "log"), features)
     model.classifier.bias.assign(tf.ones([C]))
     for round_ in (0, 1, 0):
@@ -221,7 +221,7 @@ def test_a_round_has_the_clusters_of_the_features_their_weights_and_a_new_layer(
 
 def test_a_new_layer_has_weights_of_the_size_that_it_should():
     """20,000 draws know their standard deviation to half a percent."""
-    model = DeepCluster(linear_network(100), N, num_clusters=200, **SHARED)
+    model = DeepCluster(linear_network(100), N, num_clusters=200, top_rate=1.0, **SHARED)
     model.cluster_labels.assign(LABELS[:, np.newaxis])
     model.begin_round(0)
     kernel = model.classifier.kernel.numpy()
@@ -231,7 +231,7 @@ def test_a_new_layer_has_weights_of_the_size_that_it_should():
 
 def test_features_that_are_not_finite_are_not_clustered(tmp_path):
     features = np.full((N, D), np.nan, np.float32)
-    model = compiled(DeepCluster(linear_network(), N, num_clusters=C, **SHARED))
+    model = compiled(DeepCluster(linear_network(), N, num_clusters=C, top_rate=1.0, **SHARED))
     callback = callback_for(model, RunLog(tmp_path / "log"), features)
     with pytest.raises(TrainingDiverged, match="embeddings"):
         callback.cluster(0)

@@ -82,7 +82,7 @@ def make_model(source: Subset, method: str = "local_aggregation") -> BankedModel
     if method == "supervised":
         return Supervised(network, source.labels, **shared)
     if method == "deepcluster":
-        return DeepCluster(network, N, num_clusters=8, **shared)
+        return DeepCluster(network, N, num_clusters=8, top_rate=4.0, **shared)
     return LocalAggregation(
         network,
         N,

@@ -17,7 +17,9 @@ class DeepCluster(Classification):
     stands behind it. The deviations:
 
     - The features are the D numbers before the L2 normalisation, with every network, since these
-      give the embedding that is exported and compared; officially they are the 4096 of fc7.
+      give the embedding that is exported and compared; officially they are the 4096 of fc7. A step
+      moves a logit by its rate times h . h of the features h, so that fewer features need a higher
+      rate on top: `top_rate`, which `resolve` sets to 4096 / D.
     - An epoch is a permutation of all images, and the loss of an image is weighted by the inverse
       size of its cluster. Officially images are drawn uniformly over clusters, which has the same
       mean; with weights, every batch is a function of (seed, epoch), whatever the clusters are.
@@ -40,7 +42,7 @@ class DeepCluster(Classification):
         num_examples: int,
         *,
         num_clusters: int,
-        top_rate: float = 1.0,
+        top_rate: float,
         **shared,
     ):
         """Makes labels and weights of the m clusters; under a strategy, call it in its scope.
