@@ -36,7 +36,7 @@ def run_dir(flags, run_tool, tmp_path_factory):
 
 
 def test_a_run_that_was_killed_goes_on_to_the_bit(
-    tmp_path, flags, run_dir, run_tool, newest_checkpoint
+    tmp_path, method, flags, run_dir, run_tool, newest_checkpoint
 ):
     killed = [*flags, f"--run_dir={tmp_path / 'run'}"]
     code, _, _ = run_tool("train", *killed, stop=(23, signal.SIGKILL))
@@ -48,11 +48,11 @@ def test_a_run_that_was_killed_goes_on_to_the_bit(
     assert files[0].read_bytes() == files[1].read_bytes()
     got, expected = newest_checkpoint(tmp_path / "run"), newest_checkpoint(run_dir)
     assert got.keys() == expected.keys()
-    # The network once, under the name by which other tools look for it.
-    kernels = [name for name in got if "conv1" in name and "kernel" in name]
-    weights = [name for name in kernels if "optimizer" not in name.lower()]
-    assert len(weights) == 1 and weights[0].startswith("model/network/")
-    assert any(name.startswith("model/classifier/kernel") for name in got)
+    # The network once, under the name by which other tools look for it, and what the method adds.
+    added = {"deepcluster": {"cluster_labels", "cluster_weights"}, "supervised": {"labels"}}
+    parts = {name.split("/")[1] for name in got if name.startswith("model/")}
+    metrics = {"_loss", "_accuracy", "_spread"}
+    assert parts == {"network", "bank", "classifier", "optimizer"} | metrics | added[method]
     for name, value in got.items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
