@@ -27,6 +27,32 @@ def _option(
 
 
 @dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """What is trained, and what only the baselines have; all else is the same for each."""
+
+    method: str = _option(
+        "local_aggregation",
+        "Local Aggregation, or a baseline: DeepCluster, which predicts the clusters of its own "
+        "features, or supervised training on the labels. The baselines leave out the warm start "
+        "(--ir_epochs), tau and k; DeepCluster makes one clustering, of --num_clusters.",
+        "Table 1",
+        choices=("local_aggregation", "deepcluster", "supervised"),
+    )
+    pca_dim: int = _option(
+        256,
+        "DeepCluster: dimensions to which features are whitened before k-means, D at most.",
+        "Caron et al. 2018",
+        within=(1, 2**16),
+    )
+    top_rate: float | None = _option(
+        None,
+        "DeepCluster: learning rate of the layer on top, as a multiple of the network's; default "
+        "4096 / D, with which a step moves the logits of D features as far as of fc7's 4096.",
+        within=(1e-6, 1e6),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Which images, and how they are cut into batches."""
 
@@ -335,6 +361,7 @@ class NumericsConfig:
 class Config:
     """A whole recipe."""
 
+    method: MethodConfig = MethodConfig()
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     network: NetworkConfig = NetworkConfig()

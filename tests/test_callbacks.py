@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from la_tf import model as la_model
+from la_tf import banked_model
 from la_tf.callbacks import checkpointing, progress, train_log
 from la_tf.callbacks import clustering_rounds as clustering_module
 from la_tf.callbacks.checkpointing import Checkpointing, Interrupted
@@ -337,7 +337,7 @@ def test_a_record_s_learning_rate_is_the_one_its_steps_were_made_with(log, timin
 def test_speed_and_waiting_are_those_of_steps_and_not_of_what_goes_on_between(
     log, timing, monkeypatch
 ):
-    clock, model = Clock(monkeypatch, train_log, la_model), make_model(SPE)
+    clock, model = Clock(monkeypatch, train_log, banked_model), make_model(SPE)
 
     def step_takes_time(step):
         clock.wait(0.25 + step)
@@ -492,7 +492,7 @@ def test_milestones_are_the_baselines_and_the_ends_of_the_phases(
 def test_without_a_terminal_a_line_now_and_then_tells_how_far_the_run_is(
     tmp_path, capsys, monkeypatch, start, shown
 ):
-    clock = Clock(monkeypatch, progress, train_log, la_model)
+    clock = Clock(monkeypatch, progress, train_log, banked_model)
     monitor = Progress(4 * SPE, SPE, B)
     log = RunLog(tmp_path / "log.jsonl", [monitor])
     timing = RunLog(tmp_path / "timing.jsonl", [monitor])

@@ -24,8 +24,8 @@ FLOORS = (
         *("la_tf/objective.py", "la_tf/neighbors.py", "la_tf/memory_bank.py"),
         *("la_tf/clustering.py", "la_tf/schedules.py"),
     ),
-    ("la_tf/neighborhoods.py",),
-    ("la_tf/model.py",),
+    ("la_tf/banked_model.py", "la_tf/neighborhoods.py"),
+    ("la_tf/model.py", "la_tf/baselines/"),
     ("la_tf/building.py",),
     ("la_tf/runs/",),
     ("la_tf/embedding/", "la_tf/results/"),
@@ -172,5 +172,6 @@ def test_nothing_needs_the_language_packages_of_model_garden(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_no_file_is_longer_than_a_reader_can_hold(name):
-    limit = 250 if name == "la_tf/model.py" else 350
+    # The method is to be read in one go, and the options are a list to look things up in.
+    limit = {"la_tf/model.py": 250, "la_tf/config.py": 450}.get(name, 350)
     assert len(FILES[name].read_text().splitlines()) <= limit

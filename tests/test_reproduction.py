@@ -17,7 +17,7 @@ TINY = dataclasses.replace(
     recipe="digits",
     options={
         **{"epochs": 3, "ir_epochs": 2, "drop_epochs": "", "image_size": 16, "k": 64},
-        **{"limit": 500, "nobaselines": True},
+        **{"limit": 500, "baselines": False},
     },
     num_examples=500,
 )

@@ -8,7 +8,7 @@ from la_tf.analysis import plots
 from la_tf.analysis.part import Part, Plot, Unavailable
 from la_tf.analysis.plots import Curve, Panel
 from la_tf.config import Config
-from la_tf.phases import IR, LA
+from la_tf.phases import DEEPCLUSTER, IR, LA, SUPERVISED
 from la_tf.resolve import clusters
 from la_tf.results.knn_metric import KNN_METRICS
 from la_tf.runs.log import Record
@@ -39,7 +39,10 @@ def panels(
     loss = (
         curve("Instance recognition (IR)", "train", "loss", IR),
         curve("Local Aggregation (LA)", "train", "loss", LA),
+        curve("DeepCluster", "train", "loss", DEEPCLUSTER),
+        curve("supervised", "train", "loss", SUPERVISED),
     )
+    right = curve("images whose class, or cluster, is told", "train", "accuracy")
     knn = tuple(curve(metric.words, "knn", metric.field) for metric in KNN_METRICS)
     spread = curve("standard deviation of a coordinate", "train", "spread")
     close = curve("close neighbours among the background", "train", "close_share", LA)
@@ -59,6 +62,7 @@ def panels(
         Panel("knn", "Held-out kNN accuracy", knn, share=True),
         Panel("spread", "Spread of the embeddings", (spread,), ends),
         Panel("close", "Close neighbours (LA)", (close, empty), share=True),
+        Panel("accuracy", "Training accuracy", (right,), share=True),
         Panel("nmi", "Agreement with the previous clusters", (nmi,), share=True),
         Panel("clusters", "Images in a cluster", (largest, smallest), mean),
         Panel("inertia", "k-means inertia (sum of squared distances)", (inertia,)),

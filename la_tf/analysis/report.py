@@ -66,7 +66,8 @@ def write_report(
     steps = run.steps_per_epoch
     schedule = run.config.schedule
     panels = curves.panels(records, timing.value or [], run.config, run.num_examples, steps)
-    rows, gallery = milestone_rows(records, run.warm_start_steps, schedule.epochs * steps)
+    total_steps = schedule.epochs * steps
+    rows, gallery = milestone_rows(records, run.warm_start_steps, total_steps, run.method)
     drawn_curves = _attempt(lambda: curves.curves_part(panels, schedule.ir_epochs, run.epoch))
     density = _attempt(lambda: _densities([run, *compared]))
     sections = [

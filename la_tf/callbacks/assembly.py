@@ -1,12 +1,15 @@
 """The callbacks of one run, wired to each other and to the files of its directory."""
 
+import functools
 import pathlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from la_tf.callbacks.checkpointing import Checkpointing
 from la_tf.callbacks.clustering_rounds import ClusteringCallback
+from la_tf.callbacks.deepcluster_rounds import DeepClusterCallback
 from la_tf.callbacks.heldout_knn import KNNCallback
 from la_tf.callbacks.milestones import Milestones
 from la_tf.callbacks.pictures import write_augmented_views
@@ -19,6 +22,7 @@ from la_tf.data.base import Source, Subset, sample_rows
 from la_tf.data.pipeline import eval_dataset, steps_per_epoch
 from la_tf.embedding.embedder import Embedder, pixels
 from la_tf.evaluation.neighbor_quality import neighbor_quality
+from la_tf.networks import top_features
 from la_tf.results.knn_metric import record_fields
 from la_tf.runs import runtime
 from la_tf.runs.health import HealthMonitor
@@ -96,17 +100,15 @@ class RunCallbacks:
             steps_per_epoch=spe,
             **({"plateau": plateau} if plateau else {}),
         )
-        clustering = ClusteringCallback(
-            config.clustering,
-            warm_start_steps=model.warm_start_steps,
-            seed=config.schedule.seed,
-            log=self.log,
-            timing=timing,
-            say=self._progress.say,
-            center_crop_embeddings=lambda: self._embed(train_set),
-            describe_neighbors=self._describe_neighbors,
-            steps_per_epoch=spe,
-        )
+        for_clustering = {
+            "warm_start_steps": model.warm_start_steps,
+            "seed": config.schedule.seed,
+            "log": self.log,
+            "timing": timing,
+            "say": self._progress.say,
+            "steps_per_epoch": spe,
+        }
+        clustering = self._clustering(for_clustering)
         train_log = TrainLog(
             log=self.log,
             timing=timing,
@@ -117,10 +119,35 @@ class RunCallbacks:
         evaluations = (self._knn, self._milestones, self._densities, self._projector)
         self.in_order = [
             self._progress,
-            clustering,
+            *clustering,
             train_log,
             *(callback for callback in evaluations if callback),
             self.checkpointing,
+        ]
+
+    def _clustering(self, options: dict[str, Any]) -> list[ClusteringCallback]:
+        """What clusters for the method, if anything does."""
+        config, network = self.config, self._model.network
+        if config.method.method == "supervised":
+            return []
+        if config.method.method == "deepcluster":
+            features = Embedder(top_features(network))
+            return [
+                DeepClusterCallback(
+                    config.clustering,
+                    pca_dim=config.method.pca_dim,
+                    center_crop_embeddings=lambda: features(self._views(self.train_set)),
+                    **options,
+                )
+            ]
+        embed = functools.partial(self._embed, self.train_set)
+        return [
+            ClusteringCallback(
+                config.clustering,
+                center_crop_embeddings=embed,
+                describe_neighbors=self._describe_neighbors,
+                **options,
+            )
         ]
 
     def _add_evaluations(self, plateau: Plateau | None, steps_per_epoch: int) -> None:

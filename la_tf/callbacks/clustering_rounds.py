@@ -87,8 +87,8 @@ class ClusteringCallback(StepCallback):
         previous, vectors = labels.numpy().T.astype(np.int32), self._vectors()
         runs = self._close(vectors, round_)
         labels.assign(_columns(runs))
-        if self.model.background_labels is not None:
-            self.model.background_labels.assign(_columns(self._background(vectors, round_)))
+        if (background := getattr(self.model, "background_labels", None)) is not None:
+            background.assign(_columns(self._background(vectors, round_)))
         epoch = self.step // self.steps_per_epoch + 1
         self.log.write("clustering", self.step, epoch, **_summary(round_, runs, previous))
         if self.describe_neighbors is not None:

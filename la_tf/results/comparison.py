@@ -9,7 +9,7 @@ import pandas as pd
 
 from la_tf.config import Config
 from la_tf.errors import RunError
-from la_tf.phases import IR, LA, phase_after
+from la_tf.phases import DEEPCLUSTER, IR, LA, OBJECTIVES, phase_after
 from la_tf.results.evaluations import BANK, CROPS, PIXELS, Evaluation, read_evaluations
 from la_tf.results.evaluations import COLUMNS as ACCURACIES
 from la_tf.results.knn_metric import KNN, KNN_METRICS
@@ -23,7 +23,7 @@ COLUMNS = (
     *(*ACCURACIES, "gallery", "git commit", "hours", "hardware"),
 )
 FOOTNOTE = (
-    "Accuracies are top-1 in percent. k, H and m are given where Local Aggregation used them. "
+    "Accuracies are top-1 in percent. k, H and m are given where they were used. "
     "Hours are training steps and clustering; work repeated after a stop counts, evaluation does "
     "not. Rows marked (paper) were not measured here."
 )
@@ -135,13 +135,14 @@ def _run_lines(run_dir: str) -> list[tuple[Line, bool]]:
     machine = _machine(path)
     for line, step, _ in found:
         line |= {"run": run_dir, "network": config.network.network, **machine}
-        if line["objective"] in (IR, LA):
+        if line["objective"] in (IR, *OBJECTIVES.values()):
             line["batch"] = config.data.batch_size
             if timing:
                 line["hours"] = hours(timing, config, per_epoch, step)
         if line["objective"] == LA:
             line["k"] = config.objective.k
             line["H"] = config.clustering.num_clusterings
+        if line["objective"] in (LA, DEEPCLUSTER):
             line["m"] = config.clustering.num_clusters
     return [(line, transfer) for line, _, transfer in found]
 
@@ -162,7 +163,7 @@ def _logged(config: Config, log: list[Record], per_epoch: int) -> tuple[Line, in
     step = log[-1]["step"] if log else 0
     line = {
         "data": pathlib.Path(config.data.data.replace(":", "-")).name,
-        "objective": phase_after(step, config.schedule.ir_epochs * per_epoch),
+        "objective": phase_after(step, config.schedule.ir_epochs * per_epoch, config.method.method),
         "epochs": round(step / per_epoch, 2),
     }
     if found := [record for record in log if record["kind"] == "knn"]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from la_tf.errors import RunError
 from la_tf.files import write_json
-from la_tf.phases import IR, LA, UNTRAINED
+from la_tf.phases import DEEPCLUSTER, IR, LA, SUPERVISED, UNTRAINED
 from la_tf.results.knn_metric import KNN, KNN1
 
 FOLDER = "evaluation"
@@ -18,7 +18,8 @@ PIXELS = "pixels"  # the column of a readout on raw pixels
 COLUMNS = (*READOUTS, KNN.column, KNN1.column, PIXELS)  # in the order of Table 1
 RAW_PIXELS = "raw pixels"
 BANK, CROPS = "memory bank", "centre crops"  # what kNN searches
-ROWS = (RAW_PIXELS, UNTRAINED, IR, LA)  # what can be evaluated of a run, in the order of tables
+# What can be evaluated of a run, in the order of tables.
+ROWS = (RAW_PIXELS, UNTRAINED, IR, DEEPCLUSTER, LA, SUPERVISED)
 
 
 @dataclasses.dataclass(frozen=True)

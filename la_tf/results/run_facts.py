@@ -8,13 +8,19 @@ from typing import Any, NamedTuple
 
 from la_tf.config import Config
 from la_tf.errors import RunError
-from la_tf.phases import IR, LA, UNTRAINED
+from la_tf.phases import DEEPCLUSTER, IR, LA, SUPERVISED, UNTRAINED
 from la_tf.results.knn_metric import KNN, KNN1
 from la_tf.runs.health import HealthMonitor
 from la_tf.runs.log import Record
 from la_tf.runs.trained_run import TrainedRun
 
-OBJECTIVES = {UNTRAINED: "Untrained", IR: "Instance recognition", LA: "Local Aggregation"}
+OBJECTIVES = {
+    UNTRAINED: "Untrained",
+    IR: "Instance recognition",
+    LA: "Local Aggregation",
+    DEEPCLUSTER: "DeepCluster",
+    SUPERVISED: "Classification",
+}
 
 
 class Fact(NamedTuple):
@@ -41,20 +47,28 @@ def summary(run: TrainedRun, metrics: Sequence[Record]) -> list[Fact]:
     images = f"{config.data.data}, at {config.data.image_size} pixels; "
     images += f"{heldout['examples']:,} held out" if heldout else "none held out"
     steps = f"{run.step:,} steps of {config.data.batch_size} images"
-    h = clustering.num_clusterings
-    clusters = f"m = {clustering.num_clusters:,} clusters, H = {h} clusterings"
-    return [
+    facts = [
         Fact("Network", config.network.network, weights),
         Fact("Training images", f"{run.num_examples:,}", images),
         Fact("Objective", OBJECTIVES[run.objective], _phases(config)),
         Fact("Epochs", f"{run.epoch:.4g} of {config.schedule.epochs}", steps),
         Fact("Held-out kNN", accuracy, knn_note),
-        Fact("Neighbours", f"k = {config.objective.k:,}", clusters),
     ]
+    if run.method == "local_aggregation":
+        h = clustering.num_clusterings
+        clusters = f"m = {clustering.num_clusters:,} clusters, H = {h} clusterings"
+        facts.append(Fact("Neighbours", f"k = {config.objective.k:,}", clusters))
+    elif run.method == "deepcluster":
+        note = "clusters of its features, found anew in every round"
+        facts.append(Fact("Pseudo-classes", f"m = {clustering.num_clusters:,}", note))
+    return facts
 
 
 def _phases(config: Config) -> str:
     schedule = config.schedule
+    if config.method.method != "local_aggregation":
+        labels = "with" if config.method.method == "supervised" else "without"
+        return f"a baseline, trained {labels} labels"
     if schedule.ir_epochs >= schedule.epochs:
         return "only instance recognition"
     if not schedule.ir_epochs:

@@ -43,7 +43,10 @@ class Table:
 
 
 def milestone_rows(
-    records: Sequence[Record], warm_start_steps: int, total_steps: int
+    records: Sequence[Record],
+    warm_start_steps: int,
+    total_steps: int,
+    method: str = "local_aggregation",
 ) -> tuple[list[Row], str]:
     """Held-out kNN from a run's records in metrics.jsonl.
 
@@ -54,7 +57,7 @@ def milestone_rows(
       Rows of (name, accuracy at K = 200, at K = 1), and what was searched, in words.
     """
     ends = {min(warm_start_steps, total_steps), total_steps} - {0}
-    names = {step: f"end of {phase_after(step, warm_start_steps)}" for step in ends}
+    names = {step: f"end of {phase_after(step, warm_start_steps, method)}" for step in ends}
     found = [(r["name"], r) for r in records if r["kind"] == "milestone"]
     gallery = "centre crops of the training images" if found else "the memory bank"
     found = found or [

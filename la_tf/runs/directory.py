@@ -77,9 +77,11 @@ def require_space(
 
 
 def default_run_dir(config: Config) -> str:
-    """Where a run goes that names no directory: runs/<data>-<network>."""
+    """Where a run goes that names no directory: runs/<data>-<network>, of a baseline -<method>."""
+    method = config.method.method
+    suffix = "" if method == Config().method.method else f"-{method}"
     name = pathlib.Path(config.data.data.replace(":", "-")).name
-    return str(pathlib.Path("runs") / f"{name}-{config.network.network}")
+    return str(pathlib.Path("runs") / f"{name}-{config.network.network}{suffix}")
 
 
 class RunDirectory:

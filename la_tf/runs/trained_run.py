@@ -74,8 +74,13 @@ class TrainedRun:
 
     @property
     def objective(self) -> str:
-        """'LA', or 'IR' for a run that has not left its warm start; 'untrained' at step 0."""
-        return phase_after(self.step, self.warm_start_steps)
+        """What it was trained by last, see `phases`; 'untrained' at step 0."""
+        return phase_after(self.step, self.warm_start_steps, self.method)
+
+    @property
+    def method(self) -> str:
+        """Local Aggregation or a baseline, by its name in `--method`."""
+        return self.config.method.method
 
     def holds(self, train_set: Source) -> bool:
         """Whether these are the images whose rows the bank holds, in its order."""
