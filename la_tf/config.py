@@ -267,6 +267,12 @@ class ScheduleConfig:
     ir_epochs: int = _option(
         10, "Epochs of instance recognition as warm start.", "section 4.1", within=(0, 10**6)
     )
+    ir_until_plateau: bool = _option(
+        False,
+        "End instance recognition as soon as its loss has levelled off, after --ir_epochs at the "
+        "latest; --epochs and --drop_epochs stay as they are.",
+        "section 4.1",
+    )
     seed: int = _option(
         0, "All randomness is a function of (seed, epoch, index).", within=(0, 2**32 - 1)
     )

@@ -84,6 +84,14 @@ class LocalAggregation(BankedModel):
         """The four means of `train_step`."""
         return [self._loss, self._empty_close, self._close_share, self._spread]
 
+    def end_warm_start(self, step: int) -> None:
+        """Makes the steps from `step` on those of Local Aggregation.
+
+        `fit` then traces its step anew, since the old one holds the number.
+        """
+        self.warm_start_steps = step
+        self.make_train_function(force=True)
+
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on (indices [B], views [B, S, S, 3]); B is this replica's part of the batch.
 

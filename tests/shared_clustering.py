@@ -52,7 +52,6 @@ def main() -> None:
     log = RunLog(folder / "log.jsonl")
     callback = ClusteringCallback(
         ClusteringConfig(num_clusters=M, num_clusterings=H),
-        warm_start_steps=0,
         steps_per_epoch=4,
         seed=SEED,
         log=log,

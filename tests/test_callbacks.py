@@ -152,12 +152,11 @@ def plain_nmi(a, b) -> float:
     return information / ((entropy(rows) + entropy(columns)) / 2)
 
 
-def clustering(log, timing, warm_start_steps=0, **options):
+def clustering(log, timing, **options):
     crops = options.pop("center_crop_embeddings", None)
     config = ClusteringConfig(num_clusters=M, num_clusterings=H, **options)
     return ClusteringCallback(
         config,
-        warm_start_steps=warm_start_steps,
         steps_per_epoch=SPE,
         seed=9,
         log=log,
@@ -176,7 +175,7 @@ def test_clusters_are_made_when_due_from_the_bank_of_that_moment(
     model, banks, labels = make_model(warm_start_steps), [], []
     callbacks = [
         Bystander(before=lambda _: banks.append(model.bank.vectors.numpy())),
-        clustering(log, timing, warm_start_steps, cluster_every_steps=every, kmeans_iterations=5),
+        clustering(log, timing, cluster_every_steps=every, kmeans_iterations=5),
         Bystander(before=lambda _: labels.append(model.cluster_labels.numpy().T)),
     ]
     fit(model, callbacks, epochs=4)
@@ -197,7 +196,7 @@ def test_clusters_are_made_when_due_from_the_bank_of_that_moment(
 def test_a_round_is_described_by_its_labels_and_those_before(log, timing):
     model, banks, labels = make_model(SPE), [], []
     callbacks = [
-        clustering(log, timing, SPE, kmeans_iterations=100),
+        clustering(log, timing, kmeans_iterations=100),
         Bystander(
             before=lambda _: (
                 banks.append(model.bank.vectors.numpy()),
@@ -260,7 +259,7 @@ def test_what_is_not_finite_is_not_clustered(log, timing):
 
 def test_the_share_of_a_round_that_clustering_takes_is_logged(log, timing, monkeypatch):
     clock, model = Clock(monkeypatch, clustering_module), make_model(SPE)
-    callback = clustering(log, timing, SPE)
+    callback = clustering(log, timing)
 
     def clustering_takes_time(labels, assign=model.cluster_labels.assign):
         clock.wait(6)
@@ -607,7 +606,7 @@ def test_a_signal_saves_the_run_and_a_new_start_ends_as_if_there_had_been_none(
         log, model = RunLog(tmp_path / name / "log.jsonl"), make_model(SPE)
         saver = checkpoints(model, tmp_path / name, log)
         callbacks = [
-            clustering(log, timing, SPE),
+            clustering(log, timing),
             train_logger(log, timing, SPE),  # so step 6 lies in the middle of a window
             Bystander(
                 after=stop,

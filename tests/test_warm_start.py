@@ -9,6 +9,7 @@ from test_resume import assert_same_run
 
 from la_tf.errors import RunError
 from la_tf.runs.description import read_description
+from la_tf.runs.log import read_log
 from la_tf.runs.warm_start import warm_start_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -39,6 +40,40 @@ def test_run_is_that_which_did_it_all_itself(
     assert code == 0, stderr
     assert "after step 26 of 44" in stdout
     assert_same_run(run_dir, trained_run, newest_checkpoint)
+
+
+def test_warm_start_ends_when_its_loss_levels_off(tmp_path, run_tool, tiny_run, newest_checkpoint):
+    """Wherever the run is stopped, before that or after.
+
+    Without a learning rate to speak of the loss must become level, on any processor.
+    """
+    few = ("--limit=256", "--learning_rate=1e-30", "--epochs=30", "--ir_epochs=29")
+    flags = [*tiny_run, *few, "--ir_until_plateau", "--eval_every_epochs=30"]
+    run_dirs = [tmp_path / name for name in ("straight", "stopped")]
+    for run_dir in run_dirs:
+        if run_dir.name == "stopped":
+            for step in (9, end_of(run_dirs[0]) + 1):
+                code, stdout, _ = run_tool(
+                    "train", *flags, f"--run_dir={run_dir}", stop=(step, signal.SIGTERM)
+                )
+                assert code == 128 + signal.SIGTERM, stdout
+        code, _, stderr = run_tool("train", *flags, f"--run_dir={run_dir}")
+        assert code == 0, stderr
+    end = end_of(run_dirs[0])
+    assert 20 <= end < 58 and end % 2 == 0
+    records = read_log(run_dirs[0] / "metrics.jsonl")
+    for record in records:
+        if record["kind"] == "train":
+            assert record["phase"] == ("IR" if record["step"] <= end else "LA")
+    assert [r["step"] for r in records if r["kind"] == "clustering"] == list(range(end, 60, 2))
+    assert {end, 60} <= {r["step"] for r in records if r["kind"] == "knn"}
+    assert_same_run(run_dirs[1], run_dirs[0], newest_checkpoint)
+
+
+def end_of(run_dir) -> int:
+    """The step at which the warm start of a run ended by itself."""
+    (end,) = [r for r in read_log(run_dir / "metrics.jsonl") if r["kind"] == "warm_start_end"]
+    return end["step"]
 
 
 def test_another_warm_start_is_refused(source):

@@ -68,7 +68,8 @@ def write_report(
     panels = curves.panels(records, timing.value or [], run.config, run.num_examples, steps)
     total_steps = schedule.epochs * steps
     rows, gallery = milestone_rows(records, run.warm_start_steps, total_steps, run.method)
-    drawn_curves = _attempt(lambda: curves.curves_part(panels, schedule.ir_epochs, run.epoch))
+    switch = run.warm_start_steps // steps
+    drawn_curves = _attempt(lambda: curves.curves_part(panels, switch, run.epoch))
     density = _attempt(lambda: _densities([run, *compared]))
     sections = [
         _Section("curves", "Learning curves", drawn_curves),

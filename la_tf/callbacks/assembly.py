@@ -17,6 +17,7 @@ from la_tf.callbacks.progress import Progress
 from la_tf.callbacks.projector import Projector
 from la_tf.callbacks.tensorboard import DensityHistograms, TensorBoardScalars
 from la_tf.callbacks.train_log import TrainLog
+from la_tf.callbacks.warm_start_end import WarmStartEnd
 from la_tf.config import Config, ConfigError
 from la_tf.data.base import Source, Subset, sample_rows
 from la_tf.data.pipeline import eval_dataset, steps_per_epoch
@@ -101,7 +102,6 @@ class RunCallbacks:
             **({"plateau": plateau} if plateau else {}),
         )
         for_clustering = {
-            "warm_start_steps": model.warm_start_steps,
             "seed": config.schedule.seed,
             "log": self.log,
             "timing": timing,
@@ -116,11 +116,17 @@ class RunCallbacks:
             batch_size=config.data.batch_size,
             steps_per_epoch=spe,
         )
+        warm_start_end = (
+            [WarmStartEnd(log=self.log, steps_per_epoch=spe)]
+            if config.schedule.ir_until_plateau
+            else []
+        )
         evaluations = (self._knn, self._milestones, self._densities, self._projector)
         self.in_order = [
             self._progress,
             *clustering,
             train_log,
+            *warm_start_end,
             *(callback for callback in evaluations if callback),
             self.checkpointing,
         ]

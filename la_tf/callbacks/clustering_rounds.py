@@ -32,7 +32,6 @@ class ClusteringCallback(StepCallback):
         self,
         config: ClusteringConfig,
         *,
-        warm_start_steps: int,
         steps_per_epoch: int,
         seed: int,
         log: RunLog,
@@ -45,7 +44,6 @@ class ClusteringCallback(StepCallback):
 
         Args:
           config: m, H, how often, and from which vectors; m must be a number.
-          warm_start_steps: the first step of Local Aggregation.
           steps_per_epoch: steps of one epoch.
           seed: the run's seed.
           log: takes a record of every round whose labels are set.
@@ -57,7 +55,6 @@ class ClusteringCallback(StepCallback):
         """
         super().__init__(steps_per_epoch)
         self.config = config
-        self.warm_start_steps = warm_start_steps
         self.every = config.cluster_every_steps or steps_per_epoch
         self.seed = seed
         self.log = log
@@ -70,7 +67,7 @@ class ClusteringCallback(StepCallback):
 
     def on_train_batch_begin(self, batch, logs=None):
         """Clusters if this step is the first of a round."""
-        since = self.step - self.warm_start_steps
+        since = self.step - self.model.warm_start_steps
         if since % self.every == 0:
             if since >= 0:
                 self.cluster(since // self.every)

@@ -62,7 +62,11 @@ IMAGENET = Scale(
 LAPTOP = Scale(
     "laptop",
     "cifar10",
-    {"limit": 10_000, "k": 1000, "mixed_precision": True, "write_report": False},
+    {
+        **{"limit": 10_000, "k": 1000, "epochs": 84, "ir_epochs": 60, "drop_epochs": "75"},
+        **{"log_every_steps": 78, "eval_every_epochs": 12},
+        **{"mixed_precision": True, "write_report": False},
+    },
     num_examples=10_000,
     cluster_size=10,
     k=1000,

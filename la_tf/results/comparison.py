@@ -17,6 +17,7 @@ from la_tf.results.paper_tables import CLOSEST, paper_rows
 from la_tf.results.tables import grouped, percentages
 from la_tf.runs.description import read_description
 from la_tf.runs.log import Record, read_log
+from la_tf.runs.warm_start import warm_start_end
 
 COLUMNS = (
     *("run", "network", "data", "objective", "epochs", "batch", "k", "H", "m"),
@@ -161,9 +162,10 @@ def _evaluated(group: list[Evaluation]) -> Line:
 def _logged(config: Config, log: list[Record], per_epoch: int) -> tuple[Line, int]:
     """The line of a run without evaluations, and its steps done."""
     step = log[-1]["step"] if log else 0
+    warm_start = warm_start_end(config, per_epoch, log)
     line = {
         "data": pathlib.Path(config.data.data.replace(":", "-")).name,
-        "objective": phase_after(step, config.schedule.ir_epochs * per_epoch, config.method.method),
+        "objective": phase_after(step, warm_start, config.method.method),
         "epochs": round(step / per_epoch, 2),
     }
     if found := [record for record in log if record["kind"] == "knn"]:

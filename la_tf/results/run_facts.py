@@ -74,6 +74,8 @@ def _phases(config: Config) -> str:
     if not schedule.ir_epochs:
         return "without a warm start"
     epochs = "an epoch" if schedule.ir_epochs == 1 else f"{schedule.ir_epochs} epochs"
+    if schedule.ir_until_plateau:
+        epochs += " at most, until its loss levelled off"
     return f"instance recognition for {epochs}, then Local Aggregation"
 
 

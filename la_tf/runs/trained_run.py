@@ -21,6 +21,8 @@ from la_tf.phases import phase_after
 from la_tf.runs import runtime
 from la_tf.runs.checkpoints import present_checkpoints
 from la_tf.runs.description import read_description
+from la_tf.runs.log import read_log
+from la_tf.runs.warm_start import warm_start_end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +69,12 @@ class TrainedRun:
         """Epochs done."""
         return self.step / self.steps_per_epoch
 
-    @property
+    @functools.cached_property
     def warm_start_steps(self) -> int:
         """How many of its first steps are instance recognition."""
-        return self.config.schedule.ir_epochs * self.steps_per_epoch
+        log = self.path / "metrics.jsonl"
+        records = read_log(log) if log.exists() else []
+        return warm_start_end(self.config, self.steps_per_epoch, records)
 
     @property
     def objective(self) -> str:

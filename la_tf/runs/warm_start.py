@@ -1,7 +1,8 @@
-"""The warm start of another run, for runs that differ in what comes after it alone."""
+"""Where a run's warm start ends, and how another run can take it over."""
 
 import dataclasses
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from la_tf.config import Config, to_dict
@@ -9,6 +10,26 @@ from la_tf.errors import RunError
 from la_tf.runs.checkpoints import present_checkpoints
 from la_tf.runs.description import read_description
 from la_tf.runs.directory import differences
+from la_tf.runs.log import Record, read_log
+
+WARM_START_END = "warm_start_end"  # kind of the record that `--ir_until_plateau` writes
+
+
+def logged_end(records: Iterable[Record]) -> int | None:
+    """The step at which the warm start ended early, by the log of a run; None where it did not."""
+    return next((r["step"] for r in records if r["kind"] == WARM_START_END), None)
+
+
+def warm_start_end(config: Config, steps_per_epoch: int, records: Iterable[Record]) -> int:
+    """How many of a run's first steps are instance recognition, as far as is known by now.
+
+    Args:
+      config: of the run.
+      steps_per_epoch: steps of one epoch.
+      records: of its metrics.jsonl.
+    """
+    end = logged_end(records) if config.schedule.ir_until_plateau else None
+    return config.schedule.ir_epochs * steps_per_epoch if end is None else end
 
 
 def warm_start_checkpoint(
@@ -33,7 +54,8 @@ def warm_start_checkpoint(
     """
     path = pathlib.Path(run_dir).expanduser()
     other, other_data = read_description(path)
-    last = min(config.schedule.ir_epochs, other.schedule.ir_epochs)
+    end = warm_start_end(other, steps_per_epoch, read_log(path / "metrics.jsonl"))
+    last = min(config.schedule.ir_epochs, end // steps_per_epoch)
     ends = {f"ckpt-{epoch * steps_per_epoch}": epoch for epoch in range(1, last + 1)}
     present = [pathlib.Path(found) for found in present_checkpoints(path / "checkpoints")]
     found = [checkpoint for checkpoint in present if checkpoint.name in ends]
