@@ -71,7 +71,7 @@ def build_model(
             network,
             num_examples,
             objective=config.objective,
-            num_clusterings=config.clustering.num_clusterings,
+            clustering=config.clustering,
             warm_start_steps=config.schedule.ir_epochs * steps_per_epoch,
             block_size=config.numerics.block_size,
             **shared,

@@ -56,6 +56,22 @@ def clusters(m: int | None, num_examples: int) -> int:
     return _given_or_chosen("num_clusters", m, default_num_clusters(num_examples), num_examples)
 
 
+def background_clusters(k: int, num_clusterings: int, num_examples: int) -> int:
+    """m of `--background=clusters`: joined, the clusters hold about k images, as in Table 4."""
+    return max(2, round(num_clusterings * num_examples / k))
+
+
+def close_neighbours(given: int | None, m: int, k: int, num_examples: int) -> int:
+    """k' of `--close=nearest`: as given, or as many as a cluster holds.
+
+    Raises:
+      ConfigError: it exceeds k.
+    """
+    if given is not None and given > k:
+        raise ConfigError(f"--close_k={given} is more than the {k} background neighbours of --k.")
+    return min(k, max(1, round(num_examples / m))) if given is None else given
+
+
 def _given_or_chosen(option: str, given: int | None, choice: int, num_examples: int) -> int:
     if given is not None and given > num_examples:
         raise ConfigError(
@@ -91,10 +107,13 @@ def resolve(config: Config, num_examples: int) -> Config:
         m = _given_or_chosen("num_clusters", config.clustering.num_clusters, choice, num_examples)
     else:
         m = clusters(config.clustering.num_clusters, num_examples)
+    close_k = config.clustering.close_k
+    if config.clustering.close == "nearest":
+        close_k = close_neighbours(close_k, m, k, num_examples)
     return dataclasses.replace(
         config,
         objective=dataclasses.replace(config.objective, k=k),
-        clustering=dataclasses.replace(config.clustering, num_clusters=m),
+        clustering=dataclasses.replace(config.clustering, num_clusters=m, close_k=close_k),
     )
 
 
@@ -105,7 +124,11 @@ def _without_unused(config: Config) -> Config:
     config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, ir_epochs=0))
     if config.method.method == "deepcluster":
         clustering = dataclasses.replace(
-            config.clustering, num_clusterings=1, cluster_input="center_crops"
+            config.clustering,
+            num_clusterings=1,
+            cluster_input="center_crops",
+            close="clusters",
+            clusterer="kmeans",
         )
         method = config.method
         if method.top_rate is None:
@@ -132,13 +155,21 @@ def check_bounds(config: Config) -> None:
         raise ConfigError(f"--drop_epochs={drops} must rise.")
     if drops and config.optimizer.plateau_patience:
         raise ConfigError("--drop_epochs and --plateau_patience exclude each other: give one.")
+    clustering = config.clustering
+    if clustering.clusterer == "dbscan" and clustering.num_clusterings > 1:
+        raise ConfigError(
+            f"--num_clusterings={clustering.num_clusterings} needs clusterings that differ, and "
+            "DBSCAN has no random start: give --num_clusterings=1."
+        )
     if config.numerics.jit_compile and config.numerics.deterministic:
         raise ConfigError(
             "XLA has no deterministic gradient of max-pooling: add --nodeterministic to "
             "--jit_compile, and resuming is no longer exact to the bit."
         )
-    warm_start = config.method.method == "local_aggregation"
-    if warm_start and config.schedule.ir_epochs > config.schedule.epochs:
+    method = config.method.method
+    if method != "local_aggregation" and config.run.warm_start:
+        raise ConfigError(f"--warm_start excludes --method={method}, which has no warm start.")
+    if method == "local_aggregation" and config.schedule.ir_epochs > config.schedule.epochs:
         raise ConfigError(
             f"--ir_epochs={config.schedule.ir_epochs} must not exceed "
             f"--epochs={config.schedule.epochs}."

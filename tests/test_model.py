@@ -11,7 +11,7 @@ from scipy.special import log_softmax, logsumexp
 
 from la_tf import banked_model
 from la_tf.banked_model import decayed_weights
-from la_tf.config import ObjectiveConfig
+from la_tf.config import ClusteringConfig, ObjectiveConfig
 from la_tf.model import LocalAggregation
 from la_tf.networks import build_network
 
@@ -34,7 +34,7 @@ def make_model(network, warm_start_steps, objective=OBJECTIVE, **options) -> Loc
         network,
         N,
         objective=objective,
-        num_clusterings=2,
+        clustering=ClusteringConfig(num_clusterings=2),
         warm_start_steps=warm_start_steps,
         weight_decay=DECAY,
         seed=3,

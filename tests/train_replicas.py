@@ -19,7 +19,7 @@ import tensorflow as tf  # noqa: E402
 from la_tf.banked_model import BankedModel  # noqa: E402
 from la_tf.baselines.deepcluster import DeepCluster  # noqa: E402
 from la_tf.baselines.supervised import Supervised  # noqa: E402
-from la_tf.config import AugmentConfig, ObjectiveConfig, RunConfig  # noqa: E402
+from la_tf.config import AugmentConfig, ClusteringConfig, ObjectiveConfig, RunConfig  # noqa: E402
 from la_tf.data.base import Subset  # noqa: E402
 from la_tf.data.digits import DigitsSource  # noqa: E402
 from la_tf.data.pipeline import Steps, train_dataset  # noqa: E402
@@ -87,7 +87,7 @@ def make_model(source: Subset, method: str = "local_aggregation") -> BankedModel
         network,
         N,
         objective=ObjectiveConfig(k=16),
-        num_clusterings=3,
+        clustering=ClusteringConfig(num_clusterings=3),
         warm_start_steps=IR_STEPS,
         seed=1,
     )
