@@ -26,7 +26,7 @@ class Start:
       network: name of the architecture.
       image_size: side of the images the network was trained on, which decides the size of fc6.
       run_step: steps of training behind the weights; 0 for random ones.
-      objective: what they were trained by, 'LA' or 'IR', or 'untrained'.
+      objective: what they were trained by, such as 'LA', or 'untrained'.
     """
 
     init: str

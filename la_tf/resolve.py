@@ -124,7 +124,11 @@ def _without_unused(config: Config) -> Config:
     config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, ir_epochs=0))
     if config.method.method == "deepcluster":
         clustering = dataclasses.replace(
-            config.clustering, num_clusterings=1, cluster_input="center_crops"
+            config.clustering,
+            num_clusterings=1,
+            cluster_input="center_crops",
+            close="clusters",
+            clusterer="kmeans",
         )
         method = config.method
         if method.top_rate is None:
@@ -162,8 +166,10 @@ def check_bounds(config: Config) -> None:
             "XLA has no deterministic gradient of max-pooling: add --nodeterministic to "
             "--jit_compile, and resuming is no longer exact to the bit."
         )
-    warm_start = config.method.method == "local_aggregation"
-    if warm_start and config.schedule.ir_epochs > config.schedule.epochs:
+    method = config.method.method
+    if method != "local_aggregation" and config.run.warm_start:
+        raise ConfigError(f"--warm_start excludes --method={method}, which has no warm start.")
+    if method == "local_aggregation" and config.schedule.ir_epochs > config.schedule.epochs:
         raise ConfigError(
             f"--ir_epochs={config.schedule.ir_epochs} must not exceed "
             f"--epochs={config.schedule.epochs}."

@@ -105,6 +105,7 @@ def test_every_number_has_a_range_that_holds_its_default():
         ({"num_clusters": 2**24 + 1}, "--num_clusters=16777217 must be a whole number from 1 to"),
         ({"drop_epochs": (30, 10**7)}, "--drop_epochs="),
         ({"jit_compile": True}, "add --nodeterministic"),
+        ({"method": "deepcluster", "warm_start": "x"}, "--warm_start excludes --method=deepc"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_name(options, words):

@@ -79,7 +79,7 @@ def make_model(
 ):
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16" if mixed else "float32")
     config = Config(
-        method=MethodConfig(method=method),
+        method=MethodConfig(method=method, top_rate=2.0),
         data=DataConfig(image_size=SIDE, batch_size=replicas * B),
         network=NetworkConfig(network="smallnet", dim=D),
         objective=ObjectiveConfig(k=K, ir_loss=ir_loss, nce_negatives=11),

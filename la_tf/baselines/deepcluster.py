@@ -35,6 +35,7 @@ class DeepCluster(Classification):
     """
 
     method = "deepcluster"
+    background_labels = None  # it compares nothing with a background
 
     def __init__(
         self,
