@@ -20,10 +20,6 @@ import sys
 import command_line
 from absl import flags
 
-from la_tf import quiet
-
-quiet.quiet()
-
 _PARTS = ("step", "clustering", "input", "train", "scaling", "serve")
 
 _PART = flags.DEFINE_list("part", ["step"], f"What to time, of {', '.join(_PARTS)}.")
@@ -115,4 +111,4 @@ def _write(results: dict[str, list]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main, again="starts anew")

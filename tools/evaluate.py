@@ -9,13 +9,8 @@ that were stopped go on when the same command is given again.
 import pathlib
 import sys
 
+import command_line
 from absl import flags
-
-from la_tf import quiet
-
-quiet.quiet()
-
-import command_line  # noqa: E402
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "A run of tools/train.py.", required=True)
 _PROTOCOL = flags.DEFINE_list("protocol", ["knn"], "knn, linear, or both: knn,linear.")
@@ -76,8 +71,7 @@ def main() -> None:
     from la_tf.errors import first_line
 
     try:
-        with command_line.failures_explained():
-            _evaluate(drop_epochs)
+        _evaluate(drop_epochs)
     except tf.errors.OpError as error:
         # Of large data only the ends of files are read before the work begins.
         command_line.fail(
@@ -146,4 +140,4 @@ def _name_of(data: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -6,9 +6,9 @@
   GET  /v1/models/embedding           status; /v1/models/embedding/metadata: the signature
   GET  /healthz                       whether it answers
 
-Requests that come together are embedded together. Ctrl-C or SIGTERM answers what was accepted and
-ends it. There is no encryption and no password: to be reached from elsewhere, put a proxy in front
-that has them.
+Requests that come together are embedded together. Ctrl-C, SIGTERM or SIGHUP answers what was
+accepted and ends it. There is no encryption and no password: to be reached from elsewhere, put a
+proxy in front that has them.
 """
 
 import math
@@ -17,13 +17,8 @@ import re
 import sys
 from dataclasses import fields
 
+import command_line
 from absl import flags
-
-from la_tf import quiet
-
-quiet.quiet()
-
-import command_line  # noqa: E402
 
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "A SavedModel, or a run's folder export.")
 _MODEL_NAME = flags.DEFINE_string("model_name", "embedding", "What clients call the model.")
@@ -84,9 +79,8 @@ def main() -> None:
 
     # A flag has the name of the limit that it sets.
     limits = Limits(**{field.name: flags.FLAGS[field.name].value for field in fields(Limits)})
-    with command_line.failures_explained(again="starts anew"):
-        model = load_model(_EXPORT_DIR.value)
-        serve(Api(model, _MODEL_NAME.value, limits), _HOST.value, _PORT.value, _ready)
+    model = load_model(_EXPORT_DIR.value)
+    serve(Api(model, _MODEL_NAME.value, limits), _HOST.value, _PORT.value, _ready)
     # All requests have been answered. A normal exit would wait for pictures still being decoded.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -104,4 +98,4 @@ def _ready(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main, again="starts anew")

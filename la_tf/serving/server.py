@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable
 
 from aiohttp import web
 
 from la_tf.errors import UserError
 from la_tf.serving.app import Api
+from la_tf.stop_signals import stop_signals
 
 _SHUTDOWN_SECONDS = 20.0  # to answer what is queued when a signal comes
 
@@ -18,7 +18,7 @@ class ServingError(UserError, RuntimeError):
 
 
 def serve(api: Api, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Answers requests until SIGTERM or SIGINT, then those that were accepted, and returns.
+    """Answers requests until one of `stop_signals`, then those that were accepted, and returns.
 
     A call of the model that outlasts the shutdown is left to its thread, which keeps the
     interpreter from exiting: end the process with `os._exit`.
@@ -39,7 +39,7 @@ async def _serve(api: Api, host: str, port: int, ready: Callable[[str], None]) -
     # It logs a stack trace for every malformed request, of which the client is told anyway.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     runner = web.AppRunner(
         api.application(),
