@@ -247,6 +247,16 @@ def test_an_export_holds_the_network_s_weights_and_little_else(exports):
     assert data.stat().st_size == pytest.approx(weights, rel=0.02)
 
 
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 50])
+def test_a_damaged_fingerprint_is_no_traceback(exports, tmp_path, caplog, damage):
+    """TensorFlow itself goes on without it: nothing that the model does depends on it."""
+    folder = shutil.copytree(exports[0] / str(SIDES[0]) / "1", tmp_path / "1")
+    (folder / "fingerprint.pb").write_bytes(damage)
+    tf.saved_model.load(str(folder))
+    (record,) = [record for record in caplog.records if "fingerprint" in record.message.lower()]
+    assert record.exc_info is None and "loading will continue" in record.message
+
+
 @pytest.fixture
 def earlier_export(exports, tmp_path):
     """A folder of its own with a copy of the first export, and its embeddings of the images."""

@@ -20,6 +20,8 @@ from dataclasses import fields
 import command_line
 from absl import flags
 
+from la_tf.serving import last_words
+
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "A SavedModel, or a run's folder export.")
 _MODEL_NAME = flags.DEFINE_string("model_name", "embedding", "What clients call the model.")
 _HOST = flags.DEFINE_string(
@@ -64,7 +66,7 @@ for _flag in (_BATCH_WAIT_MS, _MAX_QUEUE_MB, _MAX_MEGAPIXELS, _MAX_REQUEST_MB):
 def main() -> None:
     """Serves until a signal."""
     command_line.parse(sys.argv, __doc__)
-    if _EXPORT_DIR.value is None:
+    if not _EXPORT_DIR.value:
         command_line.fail("give --export_dir, the export to serve.")
     if not re.fullmatch(r"[\w.-]+", _MODEL_NAME.value):
         command_line.fail("--model_name takes letters, digits, '.', '_' and '-'.")
@@ -72,6 +74,15 @@ def main() -> None:
         command_line.fail("--host is empty: name an address, 0.0.0.0 for all of this machine's.")
     if _MAX_QUEUE_MB.value < _MAX_REQUEST_MB.value:
         command_line.fail("--max_queue_mb is below --max_request_mb: raise it, or lower the other.")
+    with last_words.of_libraries():
+        _serve()
+    # All requests have been answered. A normal exit would wait for pictures still being decoded.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _serve() -> None:
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.serving.app import Api, Limits
     from la_tf.serving.served_model import load_model
@@ -81,10 +92,6 @@ def main() -> None:
     limits = Limits(**{field.name: flags.FLAGS[field.name].value for field in fields(Limits)})
     model = load_model(_EXPORT_DIR.value)
     serve(Api(model, _MODEL_NAME.value, limits), _HOST.value, _PORT.value, _ready)
-    # All requests have been answered. A normal exit would wait for pictures still being decoded.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def _ready(url: str) -> None:
