@@ -247,7 +247,7 @@ def test_an_export_holds_the_network_s_weights_and_little_else(exports):
     assert data.stat().st_size == pytest.approx(weights, rel=0.02)
 
 
-@pytest.mark.parametrize("damage", [b"", b"\xff" * 50])
+@pytest.mark.parametrize("damage", [b"text", b"\xff" * 50])
 def test_a_damaged_fingerprint_is_no_traceback(exports, tmp_path, caplog, damage):
     """TensorFlow itself goes on without it: nothing that the model does depends on it."""
     folder = shutil.copytree(exports[0] / str(SIDES[0]) / "1", tmp_path / "1")

@@ -187,7 +187,7 @@ def test_no_body_keeps_others_waiting(lock, export, expected):
 def test_bodies_that_are_being_read_take_of_the_queue(lock, export, expected):
     flags = ("--max_queue_mb=2", "--max_request_mb=1")
     with serving_held("room", lock, export, *flags) as (process, address):
-        body = b" " * 12_000 + rows_of(GOOD[0])
+        body = b" " * 22_000 + rows_of(GOOD[0])
         silent = []
         for number, said in ((1, "of the 1 million bytes that one"), (2, "of 2 million bytes")):
             client = (f"127.0.0.{number}", 0)
