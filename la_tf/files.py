@@ -1,6 +1,7 @@
 """Files and folders that are there whole or not at all, and locks on them."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -19,7 +20,12 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A path to write a file to, which takes the place of `path` if the block ends well.
 
     Whoever opens `path` sees the old file or the new one, never a part.
+
+    Raises:
+      OSError: it cannot be written.
     """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     # Of no name that somebody else's file may have.
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
@@ -28,6 +34,14 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def pattern_in(path: pathlib.Path) -> str | None:
+    """The first character of a path, if any, that TensorFlow takes for a pattern of names.
+
+    Its checkpoints and SavedModels are then looked for elsewhere.
+    """
+    return next((character for character in str(path) if character in "[*?\\"), None)
 
 
 def replace_folder(new: pathlib.Path, target: pathlib.Path) -> None:

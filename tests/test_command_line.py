@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,6 +155,63 @@ def test_an_error_that_names_a_file_is_one_sentence(tmp_path):
     code = LISTENING.replace("sys.stdin.readline()", f"open({str(tmp_path / ('x' * 300))!r})")
     status, _, stderr = run("-c", code)
     assert status == 1 and re.fullmatch(r"error: /.*/x{300} cannot be used: .* long\.\n", stderr)
+
+
+EMPTY = [
+    ("export", "export_dir"),
+    ("embed", "output_dir"),
+    ("detect", "image"),
+    ("detect", "output"),
+    ("search", "gallery"),
+    ("make_tfrecords", "output_dir"),
+    ("check_data", "data"),
+    ("compare", "output"),
+]
+
+
+@pytest.mark.parametrize("name, flag", EMPTY)
+def test_an_empty_path_is_not_taken_for_the_folder_that_one_is_in(name, flag):
+    code, stdout, stderr = run(f"tools/{name}.py", *LOADS[name][0], f"--{flag}=")
+    assert (code, stdout) == (1, "")
+    assert stderr == f"error: --{flag} is empty: give it a value, or leave it out.\n"
+
+
+FAILING = """
+import sys
+import command_line
+
+def main():
+    import tensorflow as tf
+    raise eval(sys.argv[1])
+
+command_line.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    "error, sentence",
+    [
+        (
+            "OSError(28, 'No space left on device')",
+            "a file cannot be used: No space left on device.",
+        ),
+        (
+            "tf.errors.ResourceExhaustedError(None, None, 'data/x; No space left on device')",
+            "data/x; No space left on device.",
+        ),
+        (
+            "tf.errors.InvalidArgumentError(None, None, 'Input is empty. [Op:DecodeImage]')",
+            "Input is empty. If an image is damaged, tools/check_data.py names it.",
+        ),
+    ],
+)
+def test_failures_of_disks_and_of_tensorflow_are_sentences(
+    program_server, tmp_path, monkeypatch, error, sentence
+):
+    shutil.copy(ROOT / "tools" / "command_line.py", tmp_path)
+    (tmp_path / "tool.py").write_text(FAILING)
+    process = program_server.start(tmp_path / "tool.py", error, cwd=ROOT)
+    assert process.communicate() == ("", f"error: {sentence}\n") and process.returncode == 1
 
 
 def test_signals_that_the_caller_ignores_are_left_alone():

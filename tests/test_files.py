@@ -24,6 +24,12 @@ def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("path", ["", "/"])
+def test_what_has_no_name_is_no_file(path):
+    with pytest.raises(IsADirectoryError, match="Is a directory"), replacing(pathlib.Path(path)):
+        pass
+
+
 def test_a_lock_keeps_another_process_out_until_that_ends_even_by_a_kill(tmp_path):
     code = "import pathlib, sys; from la_tf.files import lock; f = lock(pathlib.Path(sys.argv[1]))"
     code += "; print('locked', flush=True); sys.stdin.read()"

@@ -252,7 +252,7 @@ def test_the_port_of_another_server_is_refused(run_tool, export, address):
     "flags, words",
     [
         ([], "give --export_dir"),
-        (["--export_dir="], "give --export_dir"),
+        (["--export_dir="], "--export_dir is empty"),
         (["--export_dir=nowhere"], "nowhere holds no SavedModel"),
         (["--export_dir=x", "--model_name=a:b"], "--model_name takes letters"),
         (["--export_dir=x", "--host="], "--host is empty"),

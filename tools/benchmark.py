@@ -56,7 +56,7 @@ def main() -> None:
     if not all(len(x := n.split(":")) == 2 and x[1].isdecimal() for n in _NETWORKS.value):
         command_line.fail("--networks takes NAME:IMAGE_SIZE, as in alexnet:224.")
     results = {}
-    with command_line.failures_explained(ValueError, OSError):
+    with command_line.failures_explained(ValueError):
         for part in _PART.value:
             results[part] = _measure(part)
             if _JSON.value is not None:

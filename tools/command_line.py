@@ -136,6 +136,9 @@ def parse(
         rest = flags.FLAGS(argv)[1:]
     except (flags.Error, OSError) as error:
         fail(f"{first_line(error)}; see --help.")
+    for name in flags.FLAGS:
+        if flags.FLAGS[name].value == "" and flags.FLAGS[name].default is None:
+            fail(f"--{name} is empty: give it a value, or leave it out.")
     if rest and not positional:
         fail(f"'{rest[0]}' is not a flag: options begin with --, see --help.")
     return rest
@@ -152,6 +155,9 @@ def fail(sentence: str) -> NoReturn:
 def failures_explained(*others: type[Exception]) -> Iterator[None]:
     """Ends the program with one sentence on an error that a person can put right.
 
+    A file that cannot be used is one, and so is what TensorFlow fails at: a full disk or device, or
+    data that are not what they were.
+
     Args:
       *others: exceptions with such messages beside `ConfigError` and `UserError`.
     """
@@ -160,6 +166,15 @@ def failures_explained(*others: type[Exception]) -> Iterator[None]:
     except (ConfigError, UserError, *others) as error:
         fail(str(error))
     except OSError as error:
-        if error.filename is None or error.strerror is None:
+        if error.strerror is None:
             raise
-        fail(f"{error.filename} cannot be used: {error.strerror}.")
+        fail(f"{error.filename or 'a file'} cannot be used: {error.strerror}.")
+    except Exception as error:
+        tf = sys.modules.get("tensorflow")  # where it is not loaded, nothing of it has failed
+        if tf is None or not isinstance(error, tf.errors.OpError):
+            raise
+        sentence = f"{first_line(error)}."
+        if isinstance(error, (tf.errors.InvalidArgumentError, tf.errors.DataLossError)):
+            # Of large data only the ends of files are read before the work begins.
+            sentence += " If an image is damaged, tools/check_data.py names it."
+        fail(sentence)

@@ -65,18 +65,7 @@ def main() -> None:
     """Runs the protocols and prints the table."""
     command_line.parse(sys.argv, __doc__)
     drop_epochs = _checked_flags()
-    # TensorFlow takes seconds to import: only once the flags are known to be right.
-    import tensorflow as tf
-
-    from la_tf.errors import first_line
-
-    try:
-        _evaluate(drop_epochs)
-    except tf.errors.OpError as error:
-        # Of large data only the ends of files are read before the work begins.
-        command_line.fail(
-            f"{first_line(error)}. If an image is damaged, tools/check_data.py names it."
-        )
+    _evaluate(drop_epochs)
 
 
 def _checked_flags() -> tuple[int, ...]:
@@ -98,6 +87,7 @@ def _checked_flags() -> tuple[int, ...]:
 
 
 def _evaluate(drop_epochs: tuple[int, ...]) -> None:
+    # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.config import OptimizerConfig, RunConfig
     from la_tf.evaluation import protocols
     from la_tf.evaluation.linear import ReadoutConfig

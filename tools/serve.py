@@ -66,7 +66,7 @@ for _flag in (_BATCH_WAIT_MS, _MAX_QUEUE_MB, _MAX_MEGAPIXELS, _MAX_REQUEST_MB):
 def main() -> None:
     """Serves until a signal."""
     command_line.parse(sys.argv, __doc__)
-    if not _EXPORT_DIR.value:
+    if _EXPORT_DIR.value is None:
         command_line.fail("give --export_dir, the export to serve.")
     if not re.fullmatch(r"[\w.-]+", _MODEL_NAME.value):
         command_line.fail("--model_name takes letters, digits, '.', '_' and '-'.")

@@ -11,7 +11,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from la_tf.data.augment import center_view, normalize
 from la_tf.errors import UserError, first_line
-from la_tf.files import replace_folder, temporary_folder
+from la_tf.files import pattern_in, replace_folder, temporary_folder
 from la_tf.networks import build_network
 
 PROBE_TOLERANCE = 0.02  # of a unit vector's coordinates; bfloat16 rounds to 0.004
@@ -137,8 +137,14 @@ def own_folder(directory: pathlib.Path) -> Iterator[pathlib.Path]:
     After a `MismatchError` it stays until the next export, for a look at what was refused.
 
     Raises:
+      ExportError: TensorFlow could not find there what it has written.
       OSError: it cannot be made.
     """
+    if character := pattern_in(directory):
+        raise ExportError(
+            f"{directory} has a {character} in its path, which TensorFlow takes for a pattern of "
+            "names: name another folder."
+        )
     with temporary_folder(directory, ".export-", keep_after=MismatchError) as folder:
         yield folder
 
