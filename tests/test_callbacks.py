@@ -586,7 +586,7 @@ def test_without_a_checkpoint_there_is_nothing_to_restore(tmp_path, log):
 def signals():
     """The signals that reach the handlers of before the run; they end no process here."""
     reached = []
-    stops = (signal.SIGTERM, signal.SIGINT)
+    stops = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {s: signal.signal(s, lambda number, _: reached.append(number)) for s in stops}
     mine = {s: signal.getsignal(s) for s in stops}
     yield reached
@@ -686,6 +686,23 @@ def test_a_signal_after_the_last_step_stops_the_run_once_it_is_saved(tmp_path, l
     assert checkpoints(make_model(SPE), tmp_path, log).restore() == SPE
 
 
+def test_a_closed_terminal_saves_the_run_unless_the_caller_ignores_that(tmp_path, log, signals):
+    hung_up = Bystander(after=lambda step: step == 2 and signal.raise_signal(signal.SIGHUP))
+    model = with_labels(make_model(SPE))
+    saver = checkpoints(model, tmp_path, log)
+    with pytest.raises(Interrupted, match="SIGHUP after step 2"), saver.listening():
+        fit(model, [hung_up, saver], epochs=1)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        model = with_labels(make_model(SPE))
+        saver = checkpoints(model, tmp_path / "nohup", log)
+        with saver.listening():
+            fit(model, [hung_up, saver], epochs=1)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_signals_are_given_back_whatever_ends_the_run(tmp_path, log, signals):
     with pytest.raises(KeyError), checkpoints(make_model(), tmp_path, log).listening():
         signal.raise_signal(signal.SIGTERM)
@@ -757,7 +774,7 @@ def test_a_checkpoint_with_labels_of_an_earlier_version_is_refused_in_words(tmp_
     labels = tf.Variable(tf.zeros([H, N], tf.int32))
     earlier = tf.train.Checkpoint(model=tf.train.Checkpoint(cluster_labels=labels))
     earlier.write(str(tmp_path / "checkpoints" / "ckpt-0"))
-    with pytest.raises(RunError, match=r"written by an earlier version: finish the run with that"):
+    with pytest.raises(RunError, match="ckpt-0 was written by an earlier version: finish"):
         checkpoints(make_model(), tmp_path, log).restore()
 
 

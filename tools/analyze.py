@@ -9,13 +9,8 @@ Give --run_dir again to draw the densities of other runs beside those of the fir
 import sys
 import time
 
+import command_line
 from absl import flags
-
-from la_tf import quiet
-
-quiet.quiet()
-
-import command_line  # noqa: E402
 
 _RUN_DIR = flags.DEFINE_multi_string(
     "run_dir", None, "A run directory; the first one's report is written.", required=True
@@ -35,10 +30,9 @@ def main() -> None:
     if _HOLDOUT.value and _DATA.value is None:
         command_line.fail("--holdout needs --data: the run's own images were trained on.")
     first, *others = _RUN_DIR.value
-    with command_line.failures_explained():
-        report = write_report(first, others, _DATA.value, _VAL_DATA.value, _HOLDOUT.value)
+    report = write_report(first, others, _DATA.value, _VAL_DATA.value, _HOLDOUT.value)
     print(f"report: {report} ({time.perf_counter() - started:.0f} s)")
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -20,10 +20,6 @@ import sys
 import command_line
 from absl import flags
 
-from la_tf import quiet
-
-quiet.quiet()
-
 _PARTS = ("step", "clustering", "input", "train", "scaling", "serve")
 
 _PART = flags.DEFINE_list("part", ["step"], f"What to time, of {', '.join(_PARTS)}.")
@@ -60,7 +56,7 @@ def main() -> None:
     if not all(len(x := n.split(":")) == 2 and x[1].isdecimal() for n in _NETWORKS.value):
         command_line.fail("--networks takes NAME:IMAGE_SIZE, as in alexnet:224.")
     results = {}
-    with command_line.failures_explained(ValueError, OSError):
+    with command_line.failures_explained(ValueError):
         for part in _PART.value:
             results[part] = _measure(part)
             if _JSON.value is not None:
@@ -115,4 +111,4 @@ def _write(results: dict[str, list]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main, again="starts anew")

@@ -9,10 +9,6 @@ import sys
 import command_line
 from absl import flags
 
-from la_tf import quiet
-
-quiet.quiet()
-
 _EXPORT_DIR = flags.DEFINE_string(
     "export_dir", None, "A SavedModel of tools/finetune_voc.py.", required=True
 )
@@ -36,14 +32,13 @@ def main() -> None:
     from detection.photographs import open_upright
 
     if not image.is_dir():
-        with command_line.failures_explained(ValueError, again="starts anew"):
+        with command_line.failures_explained(ValueError):
             open_upright(image)
     # TensorFlow takes seconds to import: only once the picture is known to be one.
     from detection.export import load_detector
 
     drawings = _drawings(image, output) if image.is_dir() else {image: output}
-    with command_line.failures_explained(again="starts anew"):
-        detect = load_detector(pathlib.Path(_EXPORT_DIR.value).expanduser())
+    detect = load_detector(pathlib.Path(_EXPORT_DIR.value).expanduser())
     problems = []
     for path, drawing in drawings.items():
         try:
@@ -92,4 +87,4 @@ def _show_objects(detect, path: pathlib.Path, output: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main, again="starts anew")

@@ -14,13 +14,8 @@ vectors. The same command goes on where it was stopped. Both load in three lines
 import dataclasses
 import sys
 
+import command_line
 from absl import flags
-
-from la_tf import quiet
-
-quiet.quiet()
-
-import command_line  # noqa: E402
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "A run directory; its newest checkpoint is used.")
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "A SavedModel, or a run's folder export.")
@@ -42,8 +37,7 @@ def main() -> None:
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.embedding.embedding_files import write_embeddings
 
-    with command_line.failures_explained():
-        written = write_embeddings(*_open(), _OUTPUT_DIR.value)
+    written = write_embeddings(*_open(), _OUTPUT_DIR.value)
     told = "were there already" if written.was_there else "written"
     print(
         f"{written.rows} embeddings of {written.dim} numbers {told}: {written.array} and "
@@ -81,4 +75,4 @@ def _open():
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

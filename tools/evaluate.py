@@ -9,13 +9,8 @@ that were stopped go on when the same command is given again.
 import pathlib
 import sys
 
+import command_line
 from absl import flags
-
-from la_tf import quiet
-
-quiet.quiet()
-
-import command_line  # noqa: E402
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "A run of tools/train.py.", required=True)
 _PROTOCOL = flags.DEFINE_list("protocol", ["knn"], "knn, linear, or both: knn,linear.")
@@ -70,19 +65,7 @@ def main() -> None:
     """Runs the protocols and prints the table."""
     command_line.parse(sys.argv, __doc__)
     drop_epochs = _checked_flags()
-    # TensorFlow takes seconds to import: only once the flags are known to be right.
-    import tensorflow as tf
-
-    from la_tf.errors import first_line
-
-    try:
-        with command_line.failures_explained():
-            _evaluate(drop_epochs)
-    except tf.errors.OpError as error:
-        # Of large data only the ends of files are read before the work begins.
-        command_line.fail(
-            f"{first_line(error)}. If an image is damaged, tools/check_data.py names it."
-        )
+    _evaluate(drop_epochs)
 
 
 def _checked_flags() -> tuple[int, ...]:
@@ -104,6 +87,7 @@ def _checked_flags() -> tuple[int, ...]:
 
 
 def _evaluate(drop_epochs: tuple[int, ...]) -> None:
+    # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.config import OptimizerConfig, RunConfig
     from la_tf.evaluation import protocols
     from la_tf.evaluation.linear import ReadoutConfig
@@ -146,4 +130,4 @@ def _name_of(data: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -13,10 +13,6 @@ from dataclasses import fields
 import command_line
 from absl import flags
 
-from la_tf import quiet
-
-quiet.quiet()
-
 _SUFFIX = {"run": "", "random": "-random"}  # of the default output directory
 
 flags.DEFINE_string("voc_dir", None, "The folder of one year of VOC.", required=True)
@@ -118,4 +114,4 @@ def _output_dir() -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

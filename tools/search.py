@@ -9,16 +9,10 @@ have another size or time of change. After a stop, the same command continues. A
 the gallery does not find itself. Similarities are cosines, 1 at most; the search is exact.
 """
 
-import os
 import sys
 
+import command_line
 from absl import flags
-
-from la_tf import quiet
-
-quiet.quiet()
-
-import command_line  # noqa: E402
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "A run directory; its newest checkpoint is used.")
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "A SavedModel, or a run's folder export.")
@@ -36,11 +30,7 @@ _CACHE_DIR = flags.DEFINE_string(
 def main() -> None:
     """Searches."""
     _parse(sys.argv)
-    try:
-        with command_line.failures_explained():
-            _search()
-    except BrokenPipeError:  # `| head`; the page is written before anything is printed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _search()
 
 
 def _parse(argv: list[str]) -> None:
@@ -91,4 +81,4 @@ def _model():
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -15,8 +15,8 @@ from la_tf.errors import RunError, first_line
 from la_tf.runs.checkpoints import present_checkpoints
 from la_tf.runs.health import diverged
 from la_tf.runs.log import RunLog
+from la_tf.stop_signals import stop_signals
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LABELS = "model/cluster_labels/.ATTRIBUTES/VARIABLE_VALUE"
 
 
@@ -31,7 +31,7 @@ class Interrupted(Exception):
 
 
 class Checkpointing(StepCallback):
-    """Saves every few steps or minutes, and before leaving on SIGTERM or Ctrl-C (`listening`).
+    """Saves every few steps or minutes, and before leaving on a signal to stop (`listening`).
 
     Must be the last of `fit`'s callbacks: at the end of an epoch it saves after all others have
     done and logged their part.
@@ -116,10 +116,15 @@ class Checkpointing(StepCallback):
         try:
             labels = tf.train.load_checkpoint(newest).get_variable_to_dtype_map().get(_LABELS)
             if labels == tf.int32:  # [H, N] of them, which GPUs could not hold
-                raise ValueError("it was written by an earlier version: finish the run with that")
+                raise RunError(
+                    f"the checkpoint {newest} was written by an earlier version: finish the run "
+                    "with that, or start a new run directory."
+                )
             status = self._checkpoint.restore(newest)
             status.assert_existing_objects_matched()
             status.assert_consumed()
+        except RunError:
+            raise
         except Exception as error:  # a damaged file can break TensorFlow's readers in many ways
             raise RunError(
                 f"the checkpoint {newest} cannot be restored ({first_line(error)}): remove its "
@@ -205,7 +210,7 @@ class Checkpointing(StepCallback):
 
     @contextlib.contextmanager
     def listening(self):
-        """Within it, the first SIGTERM or Ctrl-C saves and then raises Interrupted.
+        """Within it, the first of `stop_signals` saves and then raises Interrupted.
 
         A second one does what it would have done without this. Several workers are not listening:
         see `alone`.
@@ -217,7 +222,7 @@ class Checkpointing(StepCallback):
                 self._signal = signum
                 signal.signal(signum, handlers[signum])
 
-            for signum in STOP_SIGNALS:
+            for signum in stop_signals():
                 handlers[signum] = signal.signal(signum, remember)
         try:
             yield

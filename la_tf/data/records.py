@@ -9,8 +9,10 @@ A TFRecord is: length (8 bytes), checksum of the length (4), data, checksum of t
 """
 
 import dataclasses
+import io
 import json
 import os
+import pathlib
 import struct
 from typing import BinaryIO
 
@@ -19,6 +21,7 @@ import tensorflow as tf
 from tensorflow.python.lib.io import tf_record
 
 from la_tf.data.base import ENDS_BYTES, DataError, Source
+from la_tf.files import replace_file
 
 INDEX_FILE = "index.json"
 ARRAYS_FILE = "index.npz"
@@ -57,14 +60,16 @@ class RecordIndex:
 
     def save(self, folder: str) -> None:
         """Writes the two index files into a folder."""
+        file = io.BytesIO()  # zipfile, on a full disk, leaves files that cannot be closed
         np.savez(
-            os.path.join(folder, ARRAYS_FILE),
+            file,
             lengths=np.array(self.lengths, np.int64),
             image_offsets=np.array(self.image_offsets, np.int64),
             image_lengths=np.array(self.image_lengths, np.int64),
             labels=np.array(self.labels, np.int32),
             names=np.frombuffer("\0".join(self.names).encode("utf-8"), np.uint8),
         )
+        replace_file(pathlib.Path(folder, ARRAYS_FILE), file.getbuffer())
         description = {
             "version": _VERSION,
             "num_examples": len(self.lengths),

@@ -1,6 +1,7 @@
 """A network's weights as one .npz file that NumPy alone reads, and back."""
 
 import hashlib
+import io
 import pathlib
 import zipfile
 
@@ -8,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from la_tf.errors import first_line
-from la_tf.files import replacing
+from la_tf.files import replace_file
 from la_tf.networks import build_network
 
 # Metadata keys, scalars beside the tensors: what is needed to build their network again.
@@ -62,8 +63,9 @@ def save_weights(network: tf.keras.Model, path: pathlib.Path) -> None:
         IMAGE_SIZE: network.input_shape[1],
         DIM: network.output_shape[-1],
     }
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.savez(file, **metadata, **named_tensors(network))
+    file = io.BytesIO()  # zipfile, on a full disk, leaves files that cannot be closed
+    np.savez(file, **metadata, **named_tensors(network))
+    replace_file(path, file.getbuffer())
 
 
 def load_weights(network: tf.keras.Model, path: pathlib.Path) -> None:

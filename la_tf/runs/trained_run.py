@@ -24,6 +24,8 @@ from la_tf.runs.description import read_description
 from la_tf.runs.log import read_log
 from la_tf.runs.warm_start import warm_start_end
 
+_VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # behind the name of a variable
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
@@ -110,27 +112,37 @@ def open_run(run_dir: str) -> TrainedRun:
     """
     path = pathlib.Path(run_dir).expanduser()
     config, data = read_description(path)
+    tried, failure = None, None
+    # Training may go on meanwhile, and remove a checkpoint for which there is a newer one then.
+    while (checkpoint := _newest(path)) != tried:
+        tried = checkpoint
+        runtime.configure(NumericsConfig(), config.schedule.seed)
+        network = network_of(config)
+        try:
+            # It keeps its file open, so that the bank can be read when that has been removed.
+            reader = tf.train.load_checkpoint(checkpoint)
+            step = int(reader.get_tensor(f"model/optimizer/_iterations/{_VALUE}"))
+            restored = tf.train.Checkpoint(model=tf.train.Checkpoint(network=network))
+            # Bank, labels and optimizer stay behind: few ask for the bank, which is large.
+            restored.restore(checkpoint).assert_existing_objects_matched().expect_partial()
+        except Exception as error:  # a damaged file can break TensorFlow's readers in many ways
+            failure = error
+        else:
+            read_bank = functools.partial(_read_bank, reader, checkpoint)
+            return TrainedRun(path, config, data, step, network, read_bank)
+    raise _unreadable(checkpoint, failure) from failure
+
+
+def _newest(path: pathlib.Path) -> str:
     checkpoints = present_checkpoints(path / "checkpoints")
     if not checkpoints:
         raise RunError(f"{path} holds no checkpoint: train it first, or restore its checkpoints.")
-    checkpoint = checkpoints[-1]
-    runtime.configure(NumericsConfig(), config.schedule.seed)
-    network = network_of(config)
-    try:
-        restored = tf.train.Checkpoint(model=tf.train.Checkpoint(network=network))
-        # Bank, labels and optimizer stay behind: few ask for the bank, which is large.
-        restored.restore(checkpoint).assert_existing_objects_matched().expect_partial()
-    except Exception as error:  # a damaged file can break TensorFlow's readers in many ways
-        raise _unreadable(checkpoint, error) from error
-    step = int(_read(checkpoint, "model/optimizer/_iterations"))
-    read_bank = functools.partial(_read, checkpoint, "model/bank/vectors")
-    return TrainedRun(path, config, data, step, network, read_bank)
+    return checkpoints[-1]
 
 
-def _read(checkpoint: str, variable: str) -> np.ndarray:
+def _read_bank(reader, checkpoint: str) -> np.ndarray:
     try:
-        reader = tf.train.load_checkpoint(checkpoint)
-        return reader.get_tensor(f"{variable}/.ATTRIBUTES/VARIABLE_VALUE")
+        return reader.get_tensor(f"model/bank/vectors/{_VALUE}")
     except Exception as error:  # as above
         raise _unreadable(checkpoint, error) from error
 
