@@ -16,13 +16,14 @@ from la_tf import quiet
 quiet.quiet()
 
 import command_line  # noqa: E402
+import config_flags  # noqa: E402
 
 _RUN_DIR = flags.DEFINE_multi_string(
     "run_dir", None, "A run directory; the first one's report is written.", required=True
 )
 _DATA = flags.DEFINE_string("data", None, "Other images than the run's, or where they are now.")
 _VAL_DATA = flags.DEFINE_string("val_data", None, "The same for the held-out images.")
-_HOLDOUT = flags.DEFINE_integer("holdout", 0, "With --data: as in tools/train.py.", lower_bound=0)
+_HOLDOUT = config_flags.define_option("holdout", 0, "With --data: as in tools/train.py.")
 
 
 def main() -> None:

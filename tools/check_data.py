@@ -12,6 +12,7 @@ from la_tf import quiet
 quiet.quiet()
 
 import command_line  # noqa: E402
+import config_flags  # noqa: E402
 import numpy as np  # noqa: E402
 
 from la_tf.config import DataConfig  # noqa: E402
@@ -23,8 +24,9 @@ _DATA = flags.DEFINE_string("data", None, "Images, as tools/train.py takes them.
 _VAL_DATA = flags.DEFINE_string(
     "val_data", None, "Held-out images; default what --data itself keeps apart."
 )
-_HOLDOUT = flags.DEFINE_integer("holdout", 0, "As in tools/train.py.", lower_bound=0)
-_SEED = flags.DEFINE_integer("seed", 0, "Chooses the images of --holdout.")
+_HOLDOUT = config_flags.define_option("holdout", 0, "As in tools/train.py.")
+_SEED = config_flags.define_option("seed", 0, "Chooses the images of --holdout.")
+_MAX_MEGAPIXELS = config_flags.define_option("max_megapixels", DataConfig.max_megapixels)
 
 _SIDES = (0, 32, 64, 128, 224, 256, 512, 1024)  # lower bounds of the histogram, pixels
 
@@ -42,7 +44,7 @@ def main() -> None:
 
 def _report(part: str, source: Source) -> int:
     """Prints one part; returns how many images are bad."""
-    found = survey(source)
+    found = survey(source, _MAX_MEGAPIXELS.value)
     print(f"{part}: {source.num_examples} images of {source.name}")
     if source.labels is None:
         print("  no labels")

@@ -16,6 +16,7 @@ from la_tf import quiet
 quiet.quiet()
 
 import command_line  # noqa: E402
+import config_flags  # noqa: E402
 
 from la_tf.config import DataConfig  # noqa: E402
 from la_tf.data.checks import check_images  # noqa: E402
@@ -28,11 +29,16 @@ _VAL_DATA = flags.DEFINE_string(
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to make.", required=True)
 _NUM_SHARDS = flags.DEFINE_integer(
-    "num_shards", None, "Files a part; default one for each 10,000 images.", lower_bound=1
+    "num_shards",
+    None,
+    "Files a part; default one for each 10,000 images.",
+    lower_bound=1,
+    upper_bound=10**6,
 )
 _SKIP_BAD_IMAGES = flags.DEFINE_bool(
     "skip_bad_images", False, "Leave out files that cannot be decoded instead of stopping."
 )
+_MAX_MEGAPIXELS = config_flags.define_option("max_megapixels", DataConfig.max_megapixels)
 
 
 def main() -> None:
@@ -45,7 +51,7 @@ def main() -> None:
             for part, source in (("train", train), ("val", val)):
                 if source is None:
                     continue
-                result = check_images(source, _SKIP_BAD_IMAGES.value)
+                result = check_images(source, _SKIP_BAD_IMAGES.value, _MAX_MEGAPIXELS.value)
                 print(result)
                 write_records(result.source, os.path.join(folder, part), _NUM_SHARDS.value)
     print(f"written: {_OUTPUT_DIR.value}")

@@ -142,10 +142,10 @@ class RecordSource(Source):
         """As `load`, without TensorFlow."""
         return self._pread(i, 0, int(self._image_lengths[i]))
 
-    def read_ends(self, i: int) -> tuple[bytes, bytes, int]:
+    def read_ends(self, i: int, count: int = ENDS_BYTES) -> tuple[bytes, bytes, int]:
         """Reads nothing but the ends of the image."""
         size = int(self._image_lengths[i])
-        count = min(size, ENDS_BYTES)
+        count = min(size, count)
         return self._pread(i, 0, count), self._pread(i, size - count, count), size
 
     def _pread(self, i: int, offset: int, length: int) -> bytes:
