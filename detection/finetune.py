@@ -16,7 +16,8 @@ from PIL import Image
 from detection import output_directory
 from detection.drawing import draw_boxes
 from detection.export import detect_above, export_detector, load_detector
-from detection.records import INDEX, Records, VOCRecords, convert
+from detection.records import INDEX, Index, Records, VOCRecords, convert
+from detection.results import Result
 from detection.settings import Settings, make_experiment, open_start, require_valid
 from detection.task import VOCDetectionTask
 from detection.voc import require_disjoint
@@ -24,7 +25,7 @@ from la_tf.config import DataConfig, NumericsConfig, RunConfig
 from la_tf.errors import RunError, first_line
 from la_tf.files import write_json
 from la_tf.runs import runtime
-from la_tf.runs.directory import read_json, require_space
+from la_tf.runs.directory import read_file, require_space
 from la_tf.runs.health import TrainingDiverged
 
 _NUM_PICTURES = 8
@@ -124,7 +125,7 @@ def finetune(
         output_directory.claim(path, description)
         if finished:
             say(f"{path} is finished.")
-            return read_json(path / output_directory.RESULTS, output_directory.OPTION)
+            return read_file(path / output_directory.RESULTS, Result, output_directory.OPTION)
         started = time.time()
         config = make_experiment(
             start,
@@ -172,7 +173,7 @@ def _explained(path: pathlib.Path):
 
 def _identity(records: VOCRecords) -> str:
     index = pathlib.Path(records.pattern).parent / INDEX
-    return read_json(index, output_directory.OPTION)["identity"]
+    return read_file(index, Index, output_directory.OPTION)["identity"]
 
 
 def _train(config, settings, places, strategy, say):

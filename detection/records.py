@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import tensorflow as tf
 from official.vision.data.tfrecord_lib import convert_to_feature
@@ -18,6 +19,7 @@ from la_tf.data.image_headers import PictureError, count_pixels
 from la_tf.data.record_writer import complete_or_absent
 from la_tf.data.records import read_record, starts_of_records
 from la_tf.errors import RunError, first_line
+from la_tf.stored import StoredFileError, read_json
 
 INDEX = "records.json"
 IMAGES_PER_SHARD = 500
@@ -39,6 +41,14 @@ class VOCRecords:
     pattern: str
     num_images: int
     problems: tuple[str, ...]
+
+
+class Index(TypedDict):
+    """What the file beside the shards holds."""
+
+    identity: str
+    images: int
+    problems: list[str]
 
 
 class RecordError(RunError):
@@ -217,11 +227,13 @@ def _identify(images: Sequence[VOCImage]) -> str:
 def _reuse(folder: pathlib.Path, identity: str) -> VOCRecords:
     remedy = "remove this folder, or name another place for the records."
     try:
-        index = json.loads((folder / INDEX).read_text())
-        found, records = index["identity"], _open(folder, index)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise VOCError(f"{folder} holds no VOC records with their {INDEX}: {remedy}") from error
-    if found != identity:
+        index = read_json(folder / INDEX, Index)
+    except StoredFileError as error:
+        raise VOCError(
+            f"{folder} holds no VOC records with their {INDEX} ({error}): {remedy}"
+        ) from error
+    records = _open(folder, index)
+    if index["identity"] != identity:
         raise VOCError(f"{folder} was made from other images or annotations: {remedy}")
     try:
         present = len(Records(records.pattern))
@@ -234,5 +246,5 @@ def _reuse(folder: pathlib.Path, identity: str) -> VOCRecords:
     return records
 
 
-def _open(folder: pathlib.Path, index: dict) -> VOCRecords:
+def _open(folder: pathlib.Path, index: Index) -> VOCRecords:
     return VOCRecords(str(folder / _SHARDS), index["images"], tuple(index["problems"]))
