@@ -1,13 +1,12 @@
 """A network's weights as one .npz file that NumPy alone reads, and back."""
 
-import functools
 import hashlib
 import pathlib
 
 import numpy as np
 import tensorflow as tf
 
-from la_tf.errors import first_line
+from la_tf.errors import RunError, first_line
 from la_tf.files import replacing
 from la_tf.networks import build_network
 from la_tf.options import option_value, sections_and_options
@@ -118,19 +117,13 @@ def network_from_weights(path: pathlib.Path) -> tf.keras.Model:
       WeightsError: the file cannot be read, does not say what it is of, or does not fit that.
     """
     stored = _read(path)
-    values = sum(stored[name].size for name in stored if name not in _METADATA)
     try:
-        described = [
-            option_value(option, stored[key].item())
-            for key, option in ((IMAGE_SIZE, _OPTIONS["image_size"]), (DIM, _OPTIONS["dim"]))
-        ]
-        build = functools.partial(build_network, str(stored[NETWORK]), *described)
-        with tf.Graph().as_default():  # where variables take no memory
-            needed = build().count_params()
-        if needed > values:
-            raise ValueError(f"it needs {needed} numbers, and the file has {values}")
-        network = build()
-    except (TypeError, ValueError) as error:
+        side, dim = (
+            option_value(_OPTIONS[name], stored[key].item())
+            for name, key in (("image_size", IMAGE_SIZE), ("dim", DIM))
+        )
+        network = build_network(str(stored[NETWORK]), side, dim)
+    except (RunError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} describes no network: {first_line(error)}.") from error
     load_weights(network, path)
     return network

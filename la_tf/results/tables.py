@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -136,7 +137,9 @@ def _setting(evaluation: Evaluation) -> str:
     if evaluation.protocol == "knn":
         return settings.get("gallery", "?")
     epochs, crop = (settings.get(name, "?") for name in ("epochs", "crop"))
-    return f"readouts: {epochs} epochs, rate {settings.get('learning_rate', 0):g}, {crop} crops"
+    return (
+        f"readouts: {epochs} epochs, rate {settings.get('learning_rate', math.nan):g}, {crop} crops"
+    )
 
 
 def _knn_note(evaluations: Sequence[Evaluation]) -> str:
