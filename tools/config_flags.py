@@ -40,10 +40,10 @@ class _OptionParser(flags.ArgumentParser):
     """Takes what `option_value` takes."""
 
     def __init__(self, option: dataclasses.Field):
-        self._option = option
+        self.option = option
 
     def parse(self, argument: Any) -> Any:
-        return option_value(self._option, argument)
+        return option_value(self.option, argument)
 
 
 def config_from_flags() -> Config:
