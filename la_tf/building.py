@@ -51,7 +51,7 @@ def build_model(config: Config, num_examples: int, steps_per_epoch: int) -> Loca
         network,
         num_examples,
         objective=config.objective,
-        num_clusterings=config.clustering.num_clusterings,
+        clustering=config.clustering,
         warm_start_steps=config.schedule.ir_epochs * steps_per_epoch,
         weight_decay=config.optimizer.weight_decay,
         block_size=config.numerics.block_size,

@@ -43,6 +43,11 @@ class DataConfig:
         "Without held-out images: keep this many of the training images out, chosen by --seed.",
         within=(0, _MANY),
     )
+    limit: int = _option(
+        0,
+        "Train on this many of the training images, chosen by --seed; 0 is all.",
+        within=(0, _MANY),
+    )
     skip_bad_images: bool = _option(
         False, "Leave out files that cannot be decoded, and count them, instead of stopping."
     )
@@ -116,6 +121,12 @@ class ObjectiveConfig:
         "section 4.1",
         within=(1, _MANY),
     )
+    background: str = _option(
+        "nearest",
+        "Background neighbours: the k nearest, the clusters of three coarse clusterings, or all.",
+        "Table 4",
+        choices=("nearest", "clusters", "all"),
+    )
     mix: float = _option(
         0.5, "t, the weight of the new embedding in the bank.", "Eq. 5", within=(0, 1)
     )
@@ -143,6 +154,42 @@ class ClusteringConfig:
     )
     num_clusterings: int = _option(
         3, "H, independent k-means runs.", "section 4.1", within=(1, 1000)
+    )
+    close: str = _option(
+        "clusters",
+        "Close neighbours: the clusters that hold an image, the image itself, or the nearest.",
+        "Table 5",
+        choices=("clusters", "self", "nearest"),
+    )
+    close_k: int | None = _option(
+        None,
+        "k', close neighbours of --close=nearest, k at most; default N/m, as many as a cluster.",
+        "section 5.2",
+        within=(1, _MANY),
+    )
+    combine: str = _option(
+        "union",
+        "Close is what shares a cluster in any of the H clusterings, or in each.",
+        "section 3.1",
+        choices=("union", "intersection"),
+    )
+    clusterer: str = _option(
+        "kmeans",
+        "How close neighbours are clustered; DBSCAN, which finds m by itself and makes one "
+        "clustering, compares all images with each other: for small data.",
+        "section 5.2",
+        choices=("kmeans", "dbscan"),
+    )
+    dbscan_eps: float | None = _option(
+        None,
+        "DBSCAN: the largest distance of neighbours on the unit sphere; default the distance at "
+        "which half of the images are cores.",
+        within=(1e-6, 2),
+    )
+    dbscan_min_samples: int = _option(
+        5,
+        "DBSCAN: images within that distance that make an image a core of a cluster.",
+        within=(2, _MANY),
     )
     cluster_every_steps: int = _option(
         0,
@@ -224,6 +271,12 @@ class RunConfig:
     """Where and on what a run happens; nothing here changes what is computed."""
 
     run_dir: str | None = _option(None, "Directory of the run; default runs/<data>-<network>.")
+    warm_start: str | None = _option(
+        None,
+        "A run whose instance recognition this one takes over instead of repeating it, up to the "
+        "newest checkpoint at the end of an epoch. Images, seed and options must be the same, but "
+        "for what matters later alone.",
+    )
     strategy: str = _option(
         "mirrored",
         "tf.distribute strategy, by its name in TF Model Garden.",

@@ -4,15 +4,15 @@ import time
 
 import tensorflow as tf
 
-from la_tf.config import ObjectiveConfig
+from la_tf.config import ClusteringConfig, ObjectiveConfig
 from la_tf.memory_bank import MemoryBank
-from la_tf.neighbors import close_neighbors, nearest_rows
+from la_tf.neighborhoods import BACKGROUND_CLUSTERINGS, background_choice, close_choice
 from la_tf.objective import (
     instance_recognition_loss,
     local_aggregation_loss,
     noise_contrastive_loss,
 )
-from la_tf.resolve import background_neighbours
+from la_tf.resolve import background_neighbours, close_neighbours, clusters
 
 
 class LocalAggregation(tf.keras.Model):
@@ -38,7 +38,7 @@ class LocalAggregation(tf.keras.Model):
         num_examples: int,
         *,
         objective: ObjectiveConfig,
-        num_clusterings: int,
+        clustering: ClusteringConfig,
         warm_start_steps: int,
         weight_decay: float = 1e-4,
         block_size: int = 0,
@@ -50,14 +50,14 @@ class LocalAggregation(tf.keras.Model):
           network: images to unit embeddings, see `networks.build_network`.
           num_examples: N.
           objective: Equations 1 to 5; k is derived from N where it is open.
-          num_clusterings: H.
+          clustering: H, and which neighbours are close.
           warm_start_steps: steps of instance recognition.
           weight_decay: lambda of Eq. 4.
           block_size: embeddings to compare with the bank at once, see `map_blocks`; 0 is all.
           seed: seed of the bank and of the noise samples.
 
         Raises:
-          ConfigError: k exceeds N.
+          ConfigError: k or m exceeds N, or k' exceeds k.
         """
         super().__init__(name="local_aggregation")
         self.network = network
@@ -69,12 +69,18 @@ class LocalAggregation(tf.keras.Model):
         self.seed = seed
         self.seconds_waiting = 0.0
         self.bank = MemoryBank(num_examples, network.output_shape[-1], objective.mix, seed)
-        self.cluster_labels = tf.Variable(
-            lambda: tf.fill([num_examples, num_clusterings], -1.0),
-            trainable=False,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-            name="cluster_labels",
+        self.cluster_labels = _labels(num_examples, clustering.num_clusterings, "cluster_labels")
+        self.background_labels = None
+        if objective.background == "clusters":
+            self.background_labels = _labels(
+                num_examples, BACKGROUND_CLUSTERINGS, "background_labels"
+            )
+        self.find_background = background_choice(
+            objective, self.k, self.background_labels, block_size
         )
+        m = clusters(clustering.num_clusters, num_examples)
+        close_k = close_neighbours(clustering.close_k, m, self.k, num_examples)
+        self.find_close = close_choice(clustering, close_k, self.cluster_labels)
         # Means over the steps since the last reset; see train_step for what they hold.
         self._loss = tf.keras.metrics.Mean("loss")
         self._empty_close = tf.keras.metrics.Mean("empty_close")
@@ -174,12 +180,12 @@ class LocalAggregation(tf.keras.Model):
             self.cluster_labels[0, 0] >= 0.0,
             ["Local Aggregation has no clusters yet: add ClusteringCallback to fit's callbacks."],
         )
-        similarities, background = nearest_rows(
-            embeddings, bank, self.k, self.block_size
-        )  # [B, k] each
-        close = close_neighbors(self.cluster_labels, indices, background)  # [B, k]
-        losses = local_aggregation_loss(similarities, close, self.objective.tau)
-        share = tf.reduce_mean(tf.cast(close, tf.float32), axis=1)
+        background = self.find_background(embeddings, indices, bank)  # [B, K] rows
+        close = self.find_close(indices, background)  # [B, K]
+        losses = local_aggregation_loss(
+            background.similarities, close, self.objective.tau, background.members
+        )
+        share = background.share(close)
         return losses, tf.cast(tf.equal(share, 0.0), tf.float32), share
 
     def _weight_penalty(self) -> tf.Tensor:
@@ -215,6 +221,16 @@ class LocalAggregation(tf.keras.Model):
 
         self.train_function = train_function
         return train_function
+
+
+def _labels(num_examples: int, num_clusterings: int, name: str) -> tf.Variable:
+    """A label for every example in every clustering, none yet: [N, H]."""
+    return tf.Variable(
+        lambda: tf.fill([num_examples, num_clusterings], -1.0),
+        trainable=False,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        name=name,
+    )
 
 
 def decayed_weights(network: tf.keras.Model) -> list[tf.Variable]:

@@ -48,6 +48,22 @@ def clusters(m: int | None, num_examples: int) -> int:
     return _given_or_chosen("num_clusters", m, default_num_clusters(num_examples), num_examples)
 
 
+def background_clusters(k: int, num_clusterings: int, num_examples: int) -> int:
+    """m of `--background=clusters`: joined, the clusters hold about k images, as in Table 4."""
+    return max(2, round(num_clusterings * num_examples / k))
+
+
+def close_neighbours(given: int | None, m: int, k: int, num_examples: int) -> int:
+    """k' of `--close=nearest`: as given, or as many as a cluster holds.
+
+    Raises:
+      ConfigError: it exceeds k.
+    """
+    if given is not None and given > k:
+        raise ConfigError(f"--close_k={given} is more than the {k} background neighbours of --k.")
+    return min(k, max(1, round(num_examples / m))) if given is None else given
+
+
 def _given_or_chosen(option: str, given: int | None, choice: int, num_examples: int) -> int:
     if given is not None and given > num_examples:
         raise ConfigError(
@@ -78,10 +94,13 @@ def resolve(config: Config, num_examples: int) -> Config:
         )
     k = background_neighbours(config.objective.k, num_examples)
     m = clusters(config.clustering.num_clusters, num_examples)
+    close_k = config.clustering.close_k
+    if config.clustering.close == "nearest":
+        close_k = close_neighbours(close_k, m, k, num_examples)
     return dataclasses.replace(
         config,
         objective=dataclasses.replace(config.objective, k=k),
-        clustering=dataclasses.replace(config.clustering, num_clusters=m),
+        clustering=dataclasses.replace(config.clustering, num_clusters=m, close_k=close_k),
     )
 
 
@@ -102,6 +121,12 @@ def check_bounds(config: Config) -> None:
         raise ConfigError(f"--drop_epochs={drops} must rise.")
     if drops and config.optimizer.plateau_patience:
         raise ConfigError("--drop_epochs and --plateau_patience exclude each other: give one.")
+    clustering = config.clustering
+    if clustering.clusterer == "dbscan" and clustering.num_clusterings > 1:
+        raise ConfigError(
+            f"--num_clusterings={clustering.num_clusterings} needs clusterings that differ, and "
+            "DBSCAN has no random start: give --num_clusterings=1."
+        )
     if config.numerics.jit_compile and config.numerics.deterministic:
         raise ConfigError(
             "XLA has no deterministic gradient of max-pooling: add --nodeterministic to "

@@ -26,6 +26,7 @@ from la_tf.runs.directory import RunDirectory, default_run_dir, require_space
 from la_tf.runs.health import expected_values
 from la_tf.runs.log import read_log
 from la_tf.runs.trained_run import TrainedRun
+from la_tf.runs.warm_start import warm_start_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,13 +129,12 @@ class _Run:
         step = self.checkpointing.restore()
         if step is None:
             self.callbacks.log.truncate(0)  # a start may have ended before its first checkpoint
-            step = 0
             require_space(
                 self.path, self.checkpointing.num_bytes() * (self.config.run.keep_checkpoints + 1)
             )
             self.callbacks.show_images()
             self._announce()
-            self._rehearse()
+            step = self._begin()
         else:
             self.say(f"resuming {self.path} after step {step} of {self.total_steps}.")
             self._warn_of_another_machine(step)
@@ -183,13 +183,25 @@ class _Run:
                 "may differ from those of a run that was never moved."
             )
 
-    def _rehearse(self) -> None:
-        """Evaluates, exports and saves once, so that what cannot work fails before the training."""
-        self.callbacks.before_training()
+    def _begin(self) -> int:
+        """Evaluates, exports and saves once, so that what cannot work fails before the training.
+
+        Returns:
+          The steps that are done: those of a warm start that another run has done, else none.
+        """
+        step, source = 0, self.config.run.warm_start
+        if source is None:
+            self.callbacks.before_training()
+        else:
+            step = self.checkpointing.take_over(
+                warm_start_checkpoint(source, self.config, self.data, self.steps_per_epoch)
+            )
+            self.say(f"the first {step} steps are those of {source}.")
         trial = self.path / "export.trial"
         self._export(trial)
         shutil.rmtree(trial)
         self.checkpointing.save()
+        return step
 
     def _fit(self, step: int) -> None:
         """Trains from `step` to the end: the rest of an epoch first, then whole ones."""

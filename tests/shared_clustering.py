@@ -45,7 +45,7 @@ def main() -> None:
             tf.keras.Model(images, embeddings),
             N,
             objective=ObjectiveConfig(k=16),
-            num_clusterings=H,
+            clustering=ClusteringConfig(num_clusterings=H),
             warm_start_steps=0,
             seed=1,
         )

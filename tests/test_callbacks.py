@@ -45,7 +45,7 @@ def make_model(warm_start_steps=0, *, size=N, layers=1, mix=0.5, rate=RATE) -> L
         network,
         size,
         objective=ObjectiveConfig(tau=TAU, k=16, mix=mix),
-        num_clusterings=H,
+        clustering=ClusteringConfig(num_clusterings=H),
         warm_start_steps=warm_start_steps,
         seed=3,
     )

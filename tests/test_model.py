@@ -10,7 +10,7 @@ from imitation import needs_bfloat16
 from scipy.special import log_softmax, logsumexp
 
 from la_tf import model as model_module
-from la_tf.config import ObjectiveConfig
+from la_tf.config import ClusteringConfig, ObjectiveConfig
 from la_tf.model import LocalAggregation, decayed_weights
 from la_tf.networks import build_network
 
@@ -33,7 +33,7 @@ def make_model(network, warm_start_steps, objective=OBJECTIVE, **options) -> Loc
         network,
         N,
         objective=objective,
-        num_clusterings=2,
+        clustering=ClusteringConfig(num_clusterings=2),
         warm_start_steps=warm_start_steps,
         weight_decay=DECAY,
         seed=3,

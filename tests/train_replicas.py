@@ -16,7 +16,7 @@ quiet.quiet()
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from la_tf.config import AugmentConfig, ObjectiveConfig, RunConfig  # noqa: E402
+from la_tf.config import AugmentConfig, ClusteringConfig, ObjectiveConfig, RunConfig  # noqa: E402
 from la_tf.data.base import Subset  # noqa: E402
 from la_tf.data.digits import DigitsSource  # noqa: E402
 from la_tf.data.pipeline import Steps, train_dataset  # noqa: E402
@@ -41,7 +41,7 @@ def main() -> None:
             build_network("smallnet", 16, 32, sync_bn=True),
             N,
             objective=ObjectiveConfig(k=16),
-            num_clusterings=3,
+            clustering=ClusteringConfig(num_clusterings=3),
             warm_start_steps=IR_STEPS,
             seed=1,
         )

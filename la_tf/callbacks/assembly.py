@@ -15,9 +15,10 @@ from la_tf.callbacks.projector import Projector
 from la_tf.callbacks.tensorboard import DensityHistograms, TensorBoardScalars
 from la_tf.callbacks.train_log import TrainLog
 from la_tf.config import Config, ConfigError
-from la_tf.data.base import Source, sample_rows
+from la_tf.data.base import Source, Subset, sample_rows
 from la_tf.data.pipeline import eval_dataset, steps_per_epoch
 from la_tf.embedding.embedder import Embedder, pixels
+from la_tf.evaluation.neighbor_quality import neighbor_quality
 from la_tf.results.knn_metric import record_fields
 from la_tf.runs import runtime
 from la_tf.runs.health import HealthMonitor
@@ -25,6 +26,7 @@ from la_tf.runs.log import RunLog
 from la_tf.schedules import Plateau
 
 DENSITY_SAMPLE = 1000
+NEIGHBOR_SAMPLE = 512
 
 
 class RunCallbacks:
@@ -102,6 +104,7 @@ class RunCallbacks:
             timing=timing,
             say=self._progress.say,
             center_crop_embeddings=lambda: self._embed(train_set),
+            describe_neighbors=self._describe_neighbors,
             steps_per_epoch=spe,
         )
         train_log = TrainLog(
@@ -158,6 +161,13 @@ class RunCallbacks:
 
     def _embed(self, source: Source) -> np.ndarray:
         return self._embedder(self._views(source))
+
+    def _describe_neighbors(self) -> dict[str, float | None]:
+        """The neighbours that a sample of the training images has now, found by centre crops."""
+        train_set, seed = self.train_set, self.config.schedule.seed
+        rows = sample_rows(train_set.num_examples, NEIGHBOR_SAMPLE, seed)
+        embeddings = self._embed(Subset(train_set, rows))
+        return neighbor_quality(self._model, rows, embeddings, train_set.labels)
 
     def show_images(self) -> None:
         """Draws the sheet of augmented views and the projector's thumbnails; the chief alone does.

@@ -137,6 +137,41 @@ class Checkpointing(StepCallback):
         self._saved_step = int(self._trained_model.optimizer.iterations.numpy())
         return self._saved_step
 
+    def take_over(self, checkpoint: pathlib.Path) -> int:
+        """Starts from the end of the warm start of another run, and with its log up to there.
+
+        Labels are not taken over, since there are none before the first clustering, nor is the
+        learning rate, which is a schedule's or the initial one.
+
+        Args:
+          checkpoint: of that run, in its folder of checkpoints.
+
+        Returns:
+          The step it was saved at.
+
+        Raises:
+          RunError: it cannot be read, or is not of this network, these images or this optimizer.
+        """
+        model, log_bytes = self._trained_model, tf.Variable(0, dtype=tf.int64)
+        parts = {"network": model.network, "bank": model.bank}
+        try:
+            for optimizer in (
+                tf.train.Checkpoint(_iterations=model.optimizer.iterations),
+                model.optimizer,
+            ):
+                restored = tf.train.Checkpoint(
+                    model=tf.train.Checkpoint(optimizer=optimizer, **parts), log_bytes=log_bytes
+                )
+                status = restored.restore(str(checkpoint)).expect_partial()
+                if optimizer is not model.optimizer:
+                    status.assert_existing_objects_matched()
+            self.log.begin_with(checkpoint.parents[1] / self.log.path.name, int(log_bytes.numpy()))
+        except Exception as error:  # as in `restore`
+            raise RunError(
+                f"the checkpoint {checkpoint} cannot be taken over ({first_line(error)})."
+            ) from error
+        return int(model.optimizer.iterations.numpy())
+
     @property
     def _num_replicas(self) -> int:
         return self._trained_model.distribute_strategy.num_replicas_in_sync

@@ -2,7 +2,7 @@
 
 import pathlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from la_tf import config as config_lib
@@ -43,7 +43,7 @@ def read_file(path: pathlib.Path, form: Any, option: str = "--run_dir") -> Any:
 
 def refuse_differences(
     path: pathlib.Path,
-    differences: Iterable[tuple[str, Any, Any]],
+    unlike: Iterable[tuple[str, Any, Any]],
     what: str = "a run of another configuration",
     option: str = "--run_dir",
 ) -> None:
@@ -51,14 +51,14 @@ def refuse_differences(
 
     Args:
       path: the directory.
-      differences: (name, stored value, wanted value) of each.
+      unlike: (name, stored value, wanted value) of each difference.
       what: the directory then holds.
       option: the flag that names it.
 
     Raises:
       RunError: there is a difference; the message names all.
     """
-    if told := "; ".join(f"{name} was {before}, now {now}" for name, before, now in differences):
+    if told := "; ".join(f"{name} was {before}, now {now}" for name, before, now in unlike):
         raise RunError(
             f"{path} holds {what} ({told}): give the same options to resume it, or another "
             f"{option}."
@@ -126,7 +126,7 @@ class RunDirectory:
         if self.resumed:
             stored = read_file(config_file, Description)
             config_lib.require_without_removed(stored["config"])
-            refuse_differences(self.path, _differences(stored, description))
+            refuse_differences(self.path, differences(stored, description))
         elif not config_file.exists() and not self._holds_nothing_else():
             raise RunError(f"{self.path} holds files but no run: name an empty or a new --run_dir.")
         try:
@@ -171,8 +171,11 @@ def _has_trained(log: pathlib.Path) -> bool:
     return log.exists() and any(record["step"] > 0 for record in read_log(log))
 
 
-def _differences(stored: Record, wanted: Record):
-    """Yields (option, stored value, wanted value) for all that a run's identity consists of."""
+def differences(stored: Record, wanted: Record) -> Iterator[tuple[str, Any, Any]]:
+    """Yields (option, stored value, wanted value) for all that a run's identity consists of.
+
+    Both are as in config.json: {"config": options by section, "data": what identifies it}.
+    """
     for name in wanted["data"]:
         if stored["data"].get(name) != wanted["data"][name]:
             yield f"the data's {name}", stored["data"].get(name), wanted["data"][name]

@@ -57,6 +57,13 @@ class RunLog:
         """Bytes written so far."""
         return self._file.tell()
 
+    def begin_with(self, other: pathlib.Path, size: int) -> None:
+        """Replaces what was written by the first `size` bytes of another log."""
+        self.truncate(0)
+        with other.open("rb") as file:
+            self._file.write(file.read(size).decode())
+        self._file.flush()
+
     def truncate(self, size: int) -> None:
         """Forgets every record after the first `size` bytes.
 

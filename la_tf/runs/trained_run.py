@@ -159,6 +159,10 @@ def open_images(
     if data is not None:
         config = dataclasses.replace(config, data=data, val_data=val_data, holdout=holdout)
     train_set, heldout = open_train_and_val(config, seed)
+    if data is not None and config.limit and not run.holds(train_set):
+        # Not the run's images at another place: of others, all are meant.
+        config = dataclasses.replace(config, limit=0)
+        train_set, heldout = open_train_and_val(config, seed)
     if data is None and val_data is not None:
         # Whatever the run held out stays out of its training images.
         heldout = align_labels(open_source(val_data, "val"), train_set)
