@@ -4,6 +4,7 @@ import io
 import os
 import pathlib
 import struct
+import types
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 from test_image_headers import gif_with_frame, png_of_size
 
-from la_tf.config import AugmentConfig, DataConfig
+from la_tf.config import AugmentConfig, Config, DataConfig
 from la_tf.data.base import DataError
 from la_tf.data.checks import (
     check_images,
@@ -23,6 +24,7 @@ from la_tf.data.checks import (
 from la_tf.data.pipeline import Steps, step_indices, train_dataset
 from la_tf.data.record_writer import write_records
 from la_tf.data.sources import open_source
+from la_tf.export.run import sample_pictures
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -151,6 +153,13 @@ def test_only_regular_files_of_few_pixels_are_opened_and_decoded(hostile, decode
         check_images(source, decode_up_to=decode_up_to)
 
 
+def test_an_export_is_not_tried_on_what_may_not_be_decoded(tmp_path):
+    (tmp_path / "large.png").write_bytes(LARGE["large.png"])
+    config = Config(data=DataConfig(data=str(tmp_path)))
+    pictures, what = sample_pictures(types.SimpleNamespace(config=config))
+    assert len(pictures) == 1 and what.startswith("a generated image")
+
+
 def test_what_may_not_be_decoded_is_in_a_survey_and_is_found_again(hostile):
     source = open_source(str(hostile))
     found = survey(source)
@@ -161,12 +170,31 @@ def test_what_may_not_be_decoded_is_in_a_survey_and_is_found_again(hostile):
     assert {os.path.basename(bad.name): bad.reason for bad in again} == allowed
 
 
+def test_every_tool_that_takes_a_data_set_names_them_and_ends(hostile, tmp_path, run_tool):
+    code, stdout, _ = run_tool("check_data", f"--data={hostile}")
+    assert code == 1
+    for name, reason in REASONS.items():
+        assert f"BAD {hostile / name}: {reason}\n" in stdout
+    records = tmp_path / "records"
+    flags = f"--data={hostile}", f"--output_dir={records}"
+    code, _, stderr = run_tool("make_tfrecords", *flags)
+    assert code == 1 and "7 images: " in stderr and not records.exists()
+    code, stdout, _ = run_tool("make_tfrecords", *flags, "--skip_bad_images")
+    assert code == 0 and "7 images: " in stdout and "left out" in stdout
+    assert open_source(str(records)).num_examples == 12
+    flags = f"--data={hostile}", f"--run_dir={tmp_path / 'run'}", "--network=smallnet"
+    code, _, stderr = run_tool("train", *flags)
+    assert code == 1 and "device.png (is no regular file)" in stderr and stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("decode_up_to", [0, 1000])
 def test_a_limit_on_pixels_holds_in_every_format(folder, decode_up_to):
     source = open_source(str(folder))  # of 40 x 30 pixels each
     assert check_images(source, False, 0.0012, decode_up_to).bad == ()
     with pytest.raises(DataError, match="no image that can be decoded: 12 images"):
         check_images(source, False, 0.00119, decode_up_to)
+    with pytest.raises(DataError, match="no image that can be decoded: 12 images"):
+        keep_good_images(source, DataConfig(max_megapixels=0.00119), print)
 
 
 def test_large_pictures_in_records_are_named(folder, tmp_path):

@@ -138,6 +138,7 @@ def run(tmp_path) -> pathlib.Path:
     metrics.write("train", 5, 1, phase="IR", loss=3.5, close_share=0.0, **train)
     metrics.write("knn", 5, 1, knn200=0.5, knn1=0.4)
     sizes = {"smallest_cluster": 2, "largest_cluster": 7, "nmi_previous": 0.5}
+    metrics.write("neighbors", 10, 3, close_neighbors=4.5, close_in_background=None)
     metrics.write("clustering", 10, 3, round=0, inertia=9.0, empty_clusters=0, **sizes)
     timing.write("throughput", 5, 1, images_per_second=100.0, data_wait_share=0.1)
     timing.write("clustering", 10, 3, seconds=2.0, share=0.5)

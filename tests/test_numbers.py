@@ -23,7 +23,11 @@ def test_every_tool_is_asked(answers):
     assert list(answers) == flag_answers.TOOLS
     asked = {tool: len(flags) for tool, flags in answers.items()}
     assert asked["train"] > 30 and asked["finetune_voc"] >= 14 and asked["serve"] >= 6
-    assert {tool for tool, count in asked.items() if not count} == {"compare", "export"}
+    assert {tool for tool, count in asked.items() if not count} == {
+        "compare",
+        "export",
+        "reproduce",
+    }
 
 
 @pytest.mark.parametrize("tool", flag_answers.TOOLS)
@@ -48,3 +52,6 @@ def test_lists_of_numbers_are_bounded_too(run_tool, tmp_path, given):
         code, _, stderr = run_tool("benchmark", flag, "--part=train", cwd=tmp_path)
         assert code == 1 and stderr.startswith(f"error: {flag.split('=')[0]} takes ")
         assert stderr.count("\n") == 1
+    code, _, stderr = run_tool("reproduce", "--data=x", f"--seeds=0,{given}", cwd=tmp_path)
+    assert (code == 1 and stderr.startswith("error: --seeds=0,")) or given == "0"
+    assert stderr.count("\n") == 1

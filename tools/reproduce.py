@@ -23,6 +23,8 @@ quiet.quiet()
 
 import command_line  # noqa: E402
 
+from la_tf.options import option_value, sections_and_options  # noqa: E402
+
 TABLES = ("1", "4", "5", "s1", "s3", "figure2")
 
 _TABLE = flags.DEFINE_list("table", ["5"], f"{', '.join(TABLES)}, or several with commas.")
@@ -48,9 +50,10 @@ def main() -> None:
     if unknown := set(_TABLE.value) - set(TABLES):
         command_line.fail(f"--table={unknown.pop()} must be of {', '.join(TABLES)}.")
     try:
-        seeds = [int(seed) for seed in _SEEDS.value or ()]
-    except ValueError:
-        command_line.fail("--seeds must be whole numbers, as in 0,1,2.")
+        option = sections_and_options()["seed"][1]
+        seeds = [option_value(option, seed) for seed in _SEEDS.value or ()]
+    except ValueError as error:
+        command_line.fail(f"--seeds={','.join(_SEEDS.value)}: each {error}.")
     with command_line.failures_explained():
         _reproduce(seeds)
 

@@ -61,7 +61,7 @@ class RunLog:
         """Replaces what was written by the first `size` bytes of another log."""
         self.truncate(0)
         with other.open("rb") as file:
-            self._file.write(file.read(size).decode())
+            self._file.write(file.read(size).decode(errors="replace"))
         self._file.flush()
 
     def truncate(self, size: int) -> None:
@@ -87,7 +87,8 @@ def read_log(path: pathlib.Path) -> list[Record]:
     """All whole records of a log.
 
     A line that a kill has cut off or a disk has damaged is left out: the others still say what the
-    run did. In a whole record `kind`, `phase` and `name` are text, and all else is finite numbers.
+    run did. In a whole record `kind`, `phase` and `name` are text, and all else is finite numbers,
+    or null for what could not be measured.
     """
     lines = path.read_bytes().decode(errors="replace").split("\n")
     return [record for line in lines[:-1] if (record := _record(line)) is not None]
@@ -99,9 +100,13 @@ def _record(line: str) -> Record | None:
     except StoredFileError:
         return None
     numbers = {name: value for name, value in record.items() if name not in _TEXTS}
-    return None if misfit(numbers, dict[str, float]) else record
+    return None if misfit(numbers, dict[str, float | None]) else record
 
 
 def records_with(records: Iterable[Record], kind: str, *fields: str) -> list[Record]:
-    """The records of a kind that have all of some fields."""
-    return [r for r in records if r["kind"] == kind and all(field in r for field in fields)]
+    """The records of a kind that have all of some fields, and null in none of them."""
+    return [
+        record
+        for record in records
+        if record["kind"] == kind and all(record.get(field) is not None for field in fields)
+    ]
