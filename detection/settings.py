@@ -104,6 +104,11 @@ def require_valid(settings: Settings, num_replicas: int) -> None:
         raise RunError(
             f"--long_side={settings.long_side} is less than --short_side={settings.short_side}."
         )
+    if settings.long_side < settings.anchor_size:
+        raise RunError(
+            f"--anchor_size={settings.anchor_size} is more than --long_side={settings.long_side}: "
+            "no anchor lies within a picture."
+        )
     if settings.batch_size % num_replicas:
         raise RunError(
             f"--batch_size={settings.batch_size} cannot be divided evenly over {num_replicas} "

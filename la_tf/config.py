@@ -77,6 +77,9 @@ class DataConfig:
     skip_bad_images: bool = _option(
         False, "Leave out files that cannot be decoded, and count them, instead of stopping."
     )
+    max_megapixels: float = _option(
+        150.0, "Millions of pixels in an image; a larger one counts as bad.", within=(0.001, 170)
+    )
     image_size: int = _option(
         224, "Side of the square views, in pixels.", "section 4.1", within=(1, 4096)
     )

@@ -7,10 +7,27 @@ import json
 import os
 import pathlib
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
+
+
+def open_regular(path: str | bytes | os.PathLike) -> BinaryIO:
+    """Opens a file to read its bytes, without a buffer, if it is one.
+
+    Opening a pipe would wait for its other end, and reading a device may never end.
+
+    Raises:
+      OSError: there is no such file, or it is a folder, a pipe or a device; see `strerror`.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        what = "is a folder" if stat.S_ISDIR(mode) else "is no regular file"
+        raise OSError(errno.EINVAL, what, path)
+    return open(path, "rb", buffering=0)
+
 
 _HELD = "lock"
 

@@ -65,9 +65,9 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
     runtime.configure(config.numerics, config.schedule.seed)
     strategy = runtime.make_strategy(config.run)
     train_set, heldout = open_train_and_val(config.data, config.schedule.seed)
-    train_set = keep_good_images(train_set, config.data.skip_bad_images, say)
+    train_set = keep_good_images(train_set, config.data, say)
     if heldout is not None:
-        heldout = keep_good_images(heldout, config.data.skip_bad_images, say)
+        heldout = keep_good_images(heldout, config.data, say)
     config = resolve(config, train_set.num_examples)
     if config.method.method == "supervised" and train_set.labels is None:
         raise ConfigError(

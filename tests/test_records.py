@@ -16,7 +16,7 @@ import tensorflow as tf
 from la_tf.config import AugmentConfig
 from la_tf.data.base import DataError, Source
 from la_tf.data.pipeline import Steps, train_dataset
-from la_tf.data.record_writer import complete_or_absent, write_records
+from la_tf.data.record_writer import complete_or_absent, index_foreign_shards, write_records
 from la_tf.data.records import RecordSource
 from la_tf.data.sources import open_source
 
@@ -277,3 +277,18 @@ def test_tool_writes_both_parts(tmp_path, run_tool):
     assert code == 1
     assert stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in stderr
+
+
+def test_a_shard_of_another_tool_that_is_damaged_is_named(written, tmp_path):
+    shard = sorted(written.glob("*.tfrecord"))[0]
+    arguments = "image/encoded", None, "image/filename", None
+    assert index_foreign_shards([str(shard)], *arguments).counts[0] > 0
+    whole = shard.read_bytes()
+    for content in (whole[:-3], whole[:50] + b"x" + whole[51:], bytes(len(whole))):
+        shard.write_bytes(content)
+        with pytest.raises(DataError, match=f"{shard} cannot be read"):
+            index_foreign_shards([str(shard)], *arguments)
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        writer.write(b"\xff no example")
+    with pytest.raises(DataError, match=f"{shard} holds a record that is no example"):
+        index_foreign_shards([str(shard)], *arguments)

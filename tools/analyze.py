@@ -10,6 +10,7 @@ import sys
 import time
 
 import command_line
+import config_flags
 from absl import flags
 
 _RUN_DIR = flags.DEFINE_multi_string(
@@ -17,7 +18,7 @@ _RUN_DIR = flags.DEFINE_multi_string(
 )
 _DATA = flags.DEFINE_string("data", None, "Other images than the run's, or where they are now.")
 _VAL_DATA = flags.DEFINE_string("val_data", None, "The same for the held-out images.")
-_HOLDOUT = flags.DEFINE_integer("holdout", 0, "With --data: as in tools/train.py.", lower_bound=0)
+_HOLDOUT = config_flags.define_option("holdout", 0, "With --data: as in tools/train.py.")
 
 
 def main() -> None:

@@ -3,11 +3,15 @@
 python tools/detect.py --export_dir=RUN/voc07/export --image=FILE_OR_FOLDER --output=FILE_OR_FOLDER
 """
 
+import math
 import pathlib
 import sys
 
 import command_line
+import config_flags
 from absl import flags
+
+from la_tf.config import DataConfig
 
 _EXPORT_DIR = flags.DEFINE_string(
     "export_dir", None, "A SavedModel of tools/finetune_voc.py.", required=True
@@ -18,6 +22,10 @@ _OUTPUT = flags.DEFINE_string(
 )
 _MIN_SCORE = flags.DEFINE_float(
     "min_score", 0.5, "Of the objects that are shown.", lower_bound=0, upper_bound=1
+)
+flags.register_validator(_MIN_SCORE, math.isfinite, "give a number")  # NaN is within all bounds
+_MAX_MEGAPIXELS = config_flags.define_option(
+    "max_megapixels", DataConfig.max_megapixels, "Millions of pixels in a picture."
 )
 
 
@@ -33,7 +41,7 @@ def main() -> None:
 
     if not image.is_dir():
         with command_line.failures_explained(ValueError):
-            open_upright(image)
+            open_upright(image, _MAX_MEGAPIXELS.value)
     # TensorFlow takes seconds to import: only once the picture is known to be one.
     from detection.export import load_detector
 
@@ -70,7 +78,7 @@ def _show_objects(detect, path: pathlib.Path, output: pathlib.Path) -> None:
     from detection.photographs import open_upright
     from detection.voc import VOC_CLASSES
 
-    picture, encoded = open_upright(path)
+    picture, encoded = open_upright(path, _MAX_MEGAPIXELS.value)
     try:
         boxes, classes, scores = detect_above(detect, encoded, _MIN_SCORE.value)
         drawing = draw_boxes(picture, boxes, classes, scores)

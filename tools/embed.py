@@ -15,6 +15,7 @@ import dataclasses
 import sys
 
 import command_line
+import config_flags
 from absl import flags
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "A run directory; its newest checkpoint is used.")
@@ -27,6 +28,11 @@ _SKIP_BAD_IMAGES = flags.DEFINE_bool(
     "skip_bad_images",
     None,
     "Leave out files that cannot be decoded instead of stopping; default as --run_dir did.",
+)
+_MAX_MEGAPIXELS = config_flags.define_option(
+    "max_megapixels",
+    None,
+    "Millions of pixels in an image; default as for --run_dir, or as in tools/train.py.",
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where to write.")
 
@@ -69,8 +75,9 @@ def _open():
         model = export_model(_EXPORT_DIR.value)
     if _DATA.value is not None:
         config = dataclasses.replace(config, data=_DATA.value, val_data=None, holdout=0)
-    if _SKIP_BAD_IMAGES.value is not None:
-        config = dataclasses.replace(config, skip_bad_images=_SKIP_BAD_IMAGES.value)
+    for flag in (_SKIP_BAD_IMAGES, _MAX_MEGAPIXELS):
+        if flag.value is not None:
+            config = dataclasses.replace(config, **{flag.name: flag.value})
     return model, open_part(config, seed, _PART.value)
 
 

@@ -15,13 +15,10 @@ import sys
 import time
 from collections.abc import Sequence
 
+import command_line
 from absl import flags
 
-from la_tf import quiet
-
-quiet.quiet()
-
-import command_line  # noqa: E402
+from la_tf.options import option_value, sections_and_options
 
 TABLES = ("1", "4", "5", "s1", "s3", "figure2")
 
@@ -48,11 +45,11 @@ def main() -> None:
     if unknown := set(_TABLE.value) - set(TABLES):
         command_line.fail(f"--table={unknown.pop()} must be of {', '.join(TABLES)}.")
     try:
-        seeds = [int(seed) for seed in _SEEDS.value or ()]
-    except ValueError:
-        command_line.fail("--seeds must be whole numbers, as in 0,1,2.")
-    with command_line.failures_explained():
-        _reproduce(seeds)
+        option = sections_and_options()["seed"][1]
+        seeds = [option_value(option, seed) for seed in _SEEDS.value or ()]
+    except ValueError as error:
+        command_line.fail(f"--seeds={','.join(_SEEDS.value)}: each {error}.")
+    _reproduce(seeds)
 
 
 def _reproduce(seeds: list[int]) -> None:
@@ -101,4 +98,4 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

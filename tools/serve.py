@@ -30,7 +30,13 @@ _HOST = flags.DEFINE_string(
 _PORT = flags.DEFINE_integer(
     "port", 8501, "Port to listen at; 0 takes a free one.", lower_bound=0, upper_bound=65535
 )
-flags.DEFINE_integer("max_batch_size", 16, "Pictures that are embedded together.", lower_bound=1)
+flags.DEFINE_integer(
+    "max_batch_size",
+    16,
+    "Pictures that are embedded together.",
+    lower_bound=1,
+    upper_bound=10**6,
+)
 _BATCH_WAIT_MS = flags.DEFINE_float(
     "batch_wait_ms",
     0.0,
@@ -39,7 +45,11 @@ _BATCH_WAIT_MS = flags.DEFINE_float(
     upper_bound=60_000,
 )
 flags.DEFINE_integer(
-    "max_queue", 256, "Pictures that may wait, and that a request may have.", lower_bound=1
+    "max_queue",
+    256,
+    "Pictures that may wait, and that a request may have.",
+    lower_bound=1,
+    upper_bound=10**6,
 )
 _MAX_QUEUE_MB = flags.DEFINE_float(
     "max_queue_mb",

@@ -11,7 +11,7 @@ from la_tf.config import Config
 from la_tf.phases import DEEPCLUSTER, IR, LA, SUPERVISED
 from la_tf.resolve import clusters
 from la_tf.results.knn_metric import KNN_METRICS
-from la_tf.runs.log import Record
+from la_tf.runs.log import Record, records_with
 
 
 def panels(
@@ -27,7 +27,7 @@ def panels(
     records = sorted(unique.values(), key=lambda r: r["step"])
 
     def curve(label: str, kind: str, key: str, phase: str | None = None) -> Curve:
-        found = [r for r in records if r["kind"] == kind and r.get(key) is not None]
+        found = records_with(records, kind, key)
         found = [r for r in found if phase in (None, r.get("phase"))]
         return Curve(label, [r["step"] / steps_per_epoch for r in found], [r[key] for r in found])
 

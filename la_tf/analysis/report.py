@@ -173,7 +173,7 @@ def _augmented_views(run: TrainedRun) -> str:
     try:
         with Image.open(path) as sheet:
             return data_uri(sheet, side=1200)
-    except OSError as error:
+    except Exception as error:  # a damaged picture breaks Pillow in many ways
         raise Unavailable(
             f"There is no {FIGURES}/{AUGMENTED_VIEWS} that can be read; training writes it."
         ) from error

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from la_tf.data.base import DataError, Source
 from la_tf.data.records import RecordIndex
@@ -123,14 +124,17 @@ def index_foreign_shards(
       The index, with absolute paths.
 
     Raises:
-      DataError: a record has no encoded image.
+      DataError: a shard is damaged, or a record has no encoded image.
     """
     index = RecordIndex(class_names=None if class_names is None else tuple(class_names))
     for shard in shards:
         index.begin_shard(os.path.abspath(shard))
         position = 0
-        for record in tf.data.TFRecordDataset(shard).as_numpy_iterator():
-            feature = tf.train.Example.FromString(record).features.feature
+        for record in _records(shard):
+            try:
+                feature = tf.train.Example.FromString(record).features.feature
+            except DecodeError as error:
+                raise DataError(f"{shard} holds a record that is no example.") from error
             feature = collections.defaultdict(tf.train.Feature, feature)
             images = feature[image_key].bytes_list.value
             if len(images) != 1:
@@ -142,3 +146,10 @@ def index_foreign_shards(
             label = labels[0] if labels else -1
             position = index.add(position, record, images[0], label, name)
     return index
+
+
+def _records(shard: str) -> Iterator[bytes]:
+    try:
+        yield from tf.data.TFRecordDataset(shard).as_numpy_iterator()
+    except tf.errors.OpError as error:
+        raise DataError(f"{shard} cannot be read ({first_line(error)}): restore it.") from error

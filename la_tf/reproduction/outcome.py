@@ -14,7 +14,9 @@ from la_tf.reproduction.plan import Job, Plan, is_finished
 from la_tf.reproduction.tables import PaperTable, Row
 from la_tf.results.evaluations import COLUMNS, RAW_PIXELS, read_evaluations
 from la_tf.results.knn_metric import KNN_METRICS
-from la_tf.runs.log import Record, read_log
+from la_tf.runs.description import CONFIG_FILE, Description, read_starts
+from la_tf.runs.directory import read_file
+from la_tf.runs.log import Record, read_log, records_with
 
 PURITY = {"close_purity": "purity of C", "background_purity": "of B"}
 
@@ -89,8 +91,8 @@ def _evaluated(row: Row, path: pathlib.Path) -> dict[str, float]:
 def _logged(path: pathlib.Path) -> dict[str, float]:
     """Held-out kNN at the end, and what the last neighbours were."""
     records = read_log(path / "metrics.jsonl")
-    (*_, knn) = (record for record in records if record["kind"] == "knn")
-    cells = {metric.words: 100 * knn[metric.field] for metric in reversed(KNN_METRICS)}
+    knn = records_with(records, "knn", *(metric.field for metric in KNN_METRICS))[-1:]
+    cells = {m.words: 100 * last[m.field] for last in knn for m in reversed(KNN_METRICS)}
     neighbors = [record for record in records if record["kind"] == "neighbors"]
     for field, column in PURITY.items():
         if neighbors and neighbors[-1].get(field) is not None:
@@ -122,8 +124,8 @@ def _kept(path: pathlib.Path, command: str) -> Record:
     Its command, configuration, images and machine; of its log all of held-out kNN and of the
     neighbours, and the last record of every other kind; its evaluations.
     """
-    description = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    *_, environment = json.loads((path / "environment.json").read_text(encoding="utf-8"))
+    description = read_file(path / CONFIG_FILE, Description)
+    (environment,) = read_starts(path)[-1:] or [None]
     records = read_log(path / "metrics.jsonl")
     last = {record["kind"]: record for record in records}
     evaluations = [dataclasses.asdict(e) | {"environment": None} for e in read_evaluations(path)]

@@ -1,6 +1,5 @@
 """Runs and the paper's rows side by side, from the JSON files of run directories alone."""
 
-import json
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -15,8 +14,8 @@ from la_tf.results.evaluations import COLUMNS as ACCURACIES
 from la_tf.results.knn_metric import KNN, KNN_METRICS
 from la_tf.results.paper_tables import CLOSEST, paper_rows
 from la_tf.results.tables import grouped, percentages
-from la_tf.runs.description import read_description
-from la_tf.runs.log import Record, read_log
+from la_tf.runs.description import ENVIRONMENT_FILE, read_description, read_starts
+from la_tf.runs.log import Record, read_log, records_with
 from la_tf.runs.warm_start import warm_start_end
 
 COLUMNS = (
@@ -63,10 +62,6 @@ def comparison(run_dirs: Iterable[str]) -> list[Line]:
             found = _run_lines(run_dir)
         except RunError as error:
             problems.append(str(error))
-        # What damaged files, or those of another version, can raise.
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            problems.append(f"{run_dir} is damaged or of another version ({reason}).")
         else:
             lines += [line for line, _ in found]
             tables |= dict.fromkeys((line["network"], transfer) for line, transfer in found)
@@ -82,12 +77,13 @@ def hours(timing: list[Record], config: Config, steps_per_epoch: int, step: int)
     the log does not say at which step a run was killed, nor at which it resumed.
     """
     every, seconds = config.report.log_every_steps, 0.0
-    for record in timing:
-        if record["kind"] == "throughput" and record["step"] <= step:
+    for record in records_with(timing, "throughput", "images_per_second"):
+        if record["step"] <= step and record["images_per_second"] > 0:
             # A record is written every few steps, counted from the beginning of each epoch.
             steps = (record["step"] - 1) % steps_per_epoch % every + 1
             seconds += steps * config.data.batch_size / record["images_per_second"]
-        elif record["kind"] == "clustering" and record["step"] <= step:
+    for record in records_with(timing, "clustering", "seconds"):
+        if record["step"] <= step:
             seconds += record["seconds"]
     return seconds / 3600
 
@@ -168,7 +164,8 @@ def _logged(config: Config, log: list[Record], per_epoch: int) -> tuple[Line, in
         "objective": phase_after(step, warm_start, config.method.method),
         "epochs": round(step / per_epoch, 2),
     }
-    if found := [record for record in log if record["kind"] == "knn"]:
+    fields = [metric.field for metric in KNN_METRICS]
+    if found := records_with(log, "knn", "epoch", *fields):
         newest = found[-1]
         line |= {metric.column: 100 * newest[metric.field] for metric in KNN_METRICS}
         line["gallery"] = BANK
@@ -179,17 +176,15 @@ def _logged(config: Config, log: list[Record], per_epoch: int) -> tuple[Line, in
 
 def _machine(path: pathlib.Path) -> Line:
     """Commits and hardware of all starts, each once."""
-    file = path / "environment.json"
-    if not file.exists():
+    if not (path / ENVIRONMENT_FILE).exists():
         return {}
-    starts = json.loads(file.read_text(encoding="utf-8"))
     commits, hardware = {}, {}  # as ordered sets
-    for start in starts:
-        if start["git_commit"]:
+    for start in read_starts(path):
+        if start.get("git_commit"):
             changed = "+" if start["git_commit"].endswith("+") else ""
             commits[start["git_commit"][:_COMMIT_DIGITS] + changed] = None
-        cores = f"{start['cpu_cores']} cores of {start['cpu']}"
-        devices = ", ".join(dict.fromkeys(start["gpus"])) or cores
+        cores = f"{start.get('cpu_cores', '?')} cores of {start.get('cpu', '?')}"
+        devices = ", ".join(dict.fromkeys(start.get("gpus", ()))) or cores
         replicas = start.get("replicas", 1)
         hardware[f"{replicas} x {devices}" if replicas > 1 else devices] = None
     return {"git commit": ", ".join(commits), "hardware": ", ".join(hardware)}
@@ -221,4 +216,7 @@ def _paper_lines(tables: Iterable[tuple[str, bool]]) -> list[Line]:
 
 
 def _read_log(path: pathlib.Path) -> list[Record]:
-    return read_log(path) if path.exists() else []
+    try:
+        return read_log(path) if path.exists() else []
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}): restore it.") from error

@@ -2,16 +2,15 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from la_tf.config import Config
-from la_tf.errors import RunError
 from la_tf.phases import DEEPCLUSTER, IR, LA, SUPERVISED, UNTRAINED
 from la_tf.results.knn_metric import KNN, KNN1
+from la_tf.runs.description import read_starts
 from la_tf.runs.health import HealthMonitor
-from la_tf.runs.log import Record
+from la_tf.runs.log import Record, records_with
 from la_tf.runs.trained_run import TrainedRun
 
 OBJECTIVES = {
@@ -33,10 +32,10 @@ class Fact(NamedTuple):
 
 def summary(run: TrainedRun, metrics: Sequence[Record]) -> list[Fact]:
     """What the run is, how far it has come, and how good it is now."""
-    config, heldout = run.config, run.data["held-out set"]
+    config, heldout = run.config, run.data.get("held-out set")
     clustering = config.clustering
     accuracy, knn_note = "not measured", "it needs labelled held-out images"
-    if measured := [record for record in metrics if record["kind"] == "knn"]:
+    if measured := records_with(metrics, "knn", "epoch", KNN.field, KNN1.field):
         last = measured[-1]
         accuracy = f"{last[KNN.field]:.1%}"
         knn_note = (
@@ -95,7 +94,7 @@ def warnings(run: TrainedRun, metrics: Sequence[Record]) -> list[str]:
             "curves and tables show the log, figures of embeddings and images the checkpoint."
         )
     monitor = HealthMonitor(run.config.network.dim, said.append)
-    for record in metrics:
+    for record in records_with(metrics, "train", "loss", "steps", "spread", "empty_close"):
         monitor(record)
     return said
 
@@ -151,12 +150,8 @@ def environments(run: TrainedRun) -> dict[str, dict[str, str]]:
     Raises:
       RunError: environment.json cannot be read.
     """
-    try:
-        starts = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"environment.json cannot be read ({error}).") from error
     found, first = {}, 1
-    for environment, group in itertools.groupby(starts):
+    for environment, group in itertools.groupby(read_starts(run.path)):
         last = first + len(list(group)) - 1
         span = f"Start {first}" if first == last else f"Starts {first} to {last}"
         found[span] = _flat(environment)

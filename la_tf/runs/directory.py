@@ -1,6 +1,5 @@
 """A run directory: locked, and guarded against mixing two runs."""
 
-import json
 import pathlib
 import shutil
 from collections.abc import Iterable, Iterator
@@ -11,24 +10,31 @@ from la_tf.config import Config
 from la_tf.errors import RunError
 from la_tf.files import lock, write_json
 from la_tf.runs.checkpoints import mend_list, present_checkpoints
+from la_tf.runs.description import CONFIG_FILE, ENVIRONMENT_FILE, Description, Start
 from la_tf.runs.log import Record, read_log
+from la_tf.stored import StoredFileError, read_json
 
 # What does not change the result of a run, and may differ when it is resumed. Where the images
 # are may change too; their names, order and labels are held by the fingerprint.
 LOCATION_OPTIONS = ("data", "val_data")
 LOCK = "lock"
-_WRITTEN = ("config.json", "environment.json")
+_WRITTEN = (CONFIG_FILE, ENVIRONMENT_FILE)
 
 
-def read_json(path: pathlib.Path, option: str = "--run_dir") -> Any:
-    """A JSON file of a directory that was to be resumed; `option` is the flag that names it.
+def read_file(path: pathlib.Path, form: Any, option: str = "--run_dir") -> Any:
+    """A JSON file of a directory that was to be resumed.
+
+    Args:
+      path: the file.
+      form: what it holds, see `la_tf.stored`.
+      option: the flag that names the directory.
 
     Raises:
-      RunError: it cannot be read.
+      RunError: it cannot be read, or holds something else.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return read_json(path, form)
+    except StoredFileError as error:
         raise RunError(
             f"{path} of a run that was to be resumed cannot be read ({error}): restore it, or name "
             f"another {option}."
@@ -109,7 +115,7 @@ class RunDirectory:
           ConfigError: it holds a run with an option that was removed since.
         """
         self.path = pathlib.Path(path)
-        config_file = self.path / "config.json"
+        config_file = self.path / CONFIG_FILE
         # A start that failed before its first checkpoint leaves nothing worth protecting, and may
         # be repeated with other options.
         self.resumed = bool(present_checkpoints(self.path / "checkpoints"))
@@ -120,7 +126,7 @@ class RunDirectory:
                 "resumed, and is not overwritten; name another --run_dir."
             )
         if self.resumed:
-            stored = read_json(config_file)
+            stored = read_file(config_file, Description)
             config_lib.require_without_removed(stored["config"])
             refuse_differences(self.path, differences(stored, description))
         elif not config_file.exists() and not self._holds_nothing_else():
@@ -152,8 +158,8 @@ class RunDirectory:
         return set(self.path.iterdir()) <= {self.path / LOCK, *self._leftovers()}
 
     def _append_environment(self, environment: Record) -> list[Record]:
-        file = self.path / "environment.json"
-        starts = [*(read_json(file) if file.exists() else []), environment]
+        file = self.path / ENVIRONMENT_FILE
+        starts = [*(read_file(file, list[Start]) if file.exists() else []), environment]
         write_json(file, starts)
         return starts
 

@@ -164,7 +164,7 @@ def open_images(
     """The images of a run, or others to evaluate it on.
 
     Args:
-      run: whose images, and whose `skip_bad_images`.
+      run: whose images, and whose `skip_bad_images` and `max_megapixels`.
       data: other images than the run's, or the run's at another place.
       val_data: other held-out images; default the run's, or with `data` as in training.
       holdout: as in training; only with `data`, since a run has its own.
@@ -190,6 +190,6 @@ def open_images(
     checked = []
     for source in (train_set, heldout):
         if source is not None:
-            source = keep_good_images(source, config.skip_bad_images, say)
+            source = keep_good_images(source, config, say)
         checked.append(source)
     return tuple(checked)
