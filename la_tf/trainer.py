@@ -187,6 +187,7 @@ class _Run:
         """Evaluates, exports and saves once, so that what cannot work fails before the training."""
         self.callbacks.before_training()
         trial = self.path / "export.trial"
+        shutil.rmtree(trial, ignore_errors=True)  # of a start that was killed, perhaps half gone
         self._export(trial)
         shutil.rmtree(trial)
         self.checkpointing.save()
