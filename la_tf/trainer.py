@@ -214,6 +214,7 @@ class _Run:
             )
             self.say(f"the first {step} steps are those of {source}.")
         trial = self.path / "export.trial"
+        shutil.rmtree(trial, ignore_errors=True)  # of a start that was killed, perhaps half gone
         self._export(trial)
         shutil.rmtree(trial)
         self.checkpointing.save()

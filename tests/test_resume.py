@@ -8,10 +8,13 @@ import time
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from imitation import has_bfloat16
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from la_tf.runs.description import read_description
+from la_tf.runs.directory import RunDirectory
 from la_tf.runs.log import read_log
 
 KILLS = int(os.environ.get("LA_TF_KILLS", "2"))
@@ -80,6 +83,37 @@ def test_signals_and_kills_leave_no_trace(
     code, _, stderr = run_tool("train", *flags)
     assert code == 0, stderr
     assert_same_run(run_dir, trained_run, newest_checkpoint)
+
+
+def test_a_start_killed_before_any_change_to_a_file_can_be_repeated(
+    tmp_path, trained_run, program_server, run_tool, tiny_run, newest_checkpoint
+):
+    """At every such moment the folder is taken for a run's, and at the worst the run is the same."""
+    run_dir, snapshots = tmp_path / "run", tmp_path / "snapshots"
+    snapshots.mkdir()
+    process = program_server.start(
+        ROOT / "tests" / "snapshots.py",
+        *(run_dir, snapshots, ROOT / "tools" / "train.py", *tiny_run, f"--run_dir={run_dir}"),
+        cwd=ROOT,
+    )
+    assert process.communicate()[1] == "" and process.returncode == -signal.SIGKILL
+    states = sorted(snapshots.iterdir())
+    events = [state.name for state in states]
+    assert events[0].endswith(" open lock") and "rmdir export.trial" in events[-1]
+    description = read_description(trained_run)
+    for state in states:
+        copy = shutil.copytree(state, tmp_path / "copy")
+        directory = RunDirectory(str(copy), *description, {})
+        assert not directory.resumed, state.name
+        directory.release()
+        shutil.rmtree(copy)
+    state = [s for s in states if (s / "export.trial" / "weights.npz").exists()][-1]
+    # In whatever order a file system names the files of a folder that is removed.
+    (state / "export.trial" / "README.md").unlink(missing_ok=True)
+    code, _, stderr = run_tool("train", *tiny_run, f"--run_dir={state}")
+    assert code == 0, stderr
+    assert_same_run(state, trained_run, newest_checkpoint)
+    assert not (state / "export.trial").exists()
 
 
 @pytest.fixture(scope="module")
