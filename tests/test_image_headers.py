@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from la_tf.data.augment import decode
-from la_tf.data.image_headers import PictureError, count_pixels
+from la_tf.data.image_headers import PictureError, TooManyPixels, count_pixels, has_few_pixels
 
 
 def picture(name: str, width: int = 30, height: int = 20, mode: str = "RGB", **options) -> bytes:
@@ -130,6 +130,25 @@ def test_animations_count_as_pillow_sees_their_frames():
     with Image.open(io.BytesIO(file.getvalue())) as animation:
         assert animation.n_frames == 7
     assert 1200 < count_pixels(file.getvalue(), 1) <= 7 * 1200
+
+
+def test_notes_beside_a_picture_may_be_damaged():
+    text = b"tEXtComment\0hello"
+    chunk = struct.pack(">I", len(text) - 4) + text + b"bad!"  # in place of its checksum
+    encoded = picture("PNG")
+    encoded = encoded[:33] + chunk + encoded[33:]
+    assert tuple(decode(tf.constant(encoded)).shape) == (20, 30, 3)
+    assert count_pixels(encoded, 1) == 600
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "BMP"])
+def test_the_beginning_of_a_file_tells_its_size_or_that_more_must_be_read(name):
+    encoded = picture(name)
+    told = [has_few_pixels(encoded[:size], 0.0006) for size in range(len(encoded))]
+    assert told == sorted(told) and not told[20] and told[-1]
+    with pytest.raises(TooManyPixels, match="more than the 0"):
+        has_few_pixels(encoded, 0.000599)
+    assert not has_few_pixels(picture("GIF"), 1)  # its frames are spread over all of it
 
 
 def test_a_strip_is_a_picture():

@@ -143,7 +143,7 @@ class RecordSource(Source):
         self._shard_of = np.repeat(np.arange(len(shards)), counts)
         sound = _lie_in_records(self._shard_of, *(columns[name] for name in _COLUMNS[:3]))
         if class_names is not None:
-            sound &= labels < len(class_names)
+            sound &= (labels >= -1) & (labels < len(class_names))
         if not sound.all():
             raise DataError(
                 f"the index {path} does not fit its shards (record {int(np.argmin(sound))} has an "
