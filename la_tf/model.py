@@ -90,6 +90,8 @@ class LocalAggregation(tf.keras.Model):
         """Images [B, S, S, 3] to unit embeddings [B, D]."""
         return self.network(images, training=training)
 
+    # There is nothing for AutoGraph to convert, and its search would take half of the tracing.
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on (indices [B], views [B, S, S, 3]); B is this replica's part of the batch.
 
@@ -205,7 +207,7 @@ class LocalAggregation(tf.keras.Model):
             )
 
         if not self.run_eagerly:
-            distributed_step = tf.function(distributed_step)
+            distributed_step = tf.function(distributed_step, autograph=False)
 
         def train_function(iterator):
             started = time.perf_counter()

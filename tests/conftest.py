@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gc
 import os
 import pathlib
 import signal
@@ -15,6 +16,12 @@ quiet.quiet()
 # Several tests ask for more devices than a machine may have GPUs, and for equal bits on all.
 # CUDA_VISIBLE_DEVICES=0 lets the tests that are named beside it see the first GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# Workers of pytest-xdist share the cores: more threads than those would mostly wait, and busily.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:
+    for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+        share = max(1, len(os.sched_getaffinity(0)) // WORKERS)
+        os.environ.setdefault(variable, str(share))
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -25,6 +32,18 @@ from la_tf.runs import runtime  # noqa: E402
 # Before TensorFlow touches its devices: replicas to distribute over. One-device tests use CPU:0.
 runtime.grow_gpu_memory()
 runtime.set_logical_cpus(4)
+
+
+def pytest_collection_finish():
+    """What was imported is no garbage, and too much to look through again and again."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_garbage():
+    """Networks lie in circles of references, a gigabyte after some files."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,6 @@ quiet.quiet()
 
 import command_line  # noqa: E402
 
-from la_tf.config import DataConfig  # noqa: E402
-from la_tf.data.checks import check_images  # noqa: E402
-from la_tf.data.record_writer import complete_or_absent, write_records  # noqa: E402
-from la_tf.data.sources import open_train_and_val  # noqa: E402
-
 _DATA = flags.DEFINE_string("data", None, "Images: a folder, tfds:NAME or digits.", required=True)
 _VAL_DATA = flags.DEFINE_string(
     "val_data", None, "Held-out images; default what --data itself keeps apart."
@@ -38,6 +33,12 @@ _SKIP_BAD_IMAGES = flags.DEFINE_bool(
 def main() -> None:
     """Checks and writes both parts."""
     command_line.parse(sys.argv, __doc__)
+    # TensorFlow takes seconds to import: only once the flags are known to be right.
+    from la_tf.config import DataConfig
+    from la_tf.data.checks import check_images
+    from la_tf.data.record_writer import complete_or_absent, write_records
+    from la_tf.data.sources import open_train_and_val
+
     with command_line.failures_explained(again="starts anew"):
         config = DataConfig(data=_DATA.value, val_data=_VAL_DATA.value)
         train, val = open_train_and_val(config, seed=0)
