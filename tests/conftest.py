@@ -5,6 +5,8 @@ import fcntl
 import gc
 import os
 import pathlib
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -173,6 +175,27 @@ def newest_checkpoint():
         }
 
     return load
+
+
+@pytest.fixture(scope="session")
+def cut_back():
+    """A function (run directory, step, copy): the copy is as if killed after that checkpoint.
+
+    Its log is longer than the checkpoint says, by all that followed.
+    """
+
+    def cut(run_dir: pathlib.Path, step: int, copy: pathlib.Path) -> pathlib.Path:
+        shutil.copytree(run_dir, copy)
+        shutil.rmtree(copy / "export")
+        files = list(copy.glob("checkpoints/ckpt-*"))
+        steps = [int(re.match(r"ckpt-(\d+)", file.name)[1]) for file in files]
+        assert min(steps) <= step < max(steps)
+        for file, of in zip(files, steps, strict=True):
+            if of > step:
+                file.unlink()
+        return copy
+
+    return cut
 
 
 @pytest.fixture(scope="session")

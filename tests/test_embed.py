@@ -5,8 +5,6 @@ import hashlib
 import io
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -191,12 +189,13 @@ print(kill_at - 1)
 """
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path):
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED_EVERYWHERE, str(tmp_path)], capture_output=True, text=True
-    )
-    assert process.returncode == 0, process.stderr
-    assert int(process.stdout) > 20  # places at which it was killed
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path, program_server):
+    script = tmp_path / "script.py"
+    script.write_text(KILLED_EVERYWHERE)
+    process = program_server.start(script, tmp_path, cwd=tmp_path)
+    stdout, stderr = process.communicate(timeout=600)
+    assert process.returncode == 0, stderr
+    assert int(stdout) > 20  # places at which it was killed
     expected = [list(hashlib.sha256(f"name/{i}".encode()).digest()[:8]) for i in range(700)]
     assert np.load(tmp_path / "whole" / "embeddings.npy").tolist() == expected
 

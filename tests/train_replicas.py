@@ -40,7 +40,7 @@ def main() -> None:
         model = LocalAggregation(
             build_network("smallnet", 16, 32, sync_bn=True),
             N,
-            objective=ObjectiveConfig(k=16),
+            objective=ObjectiveConfig(k=N),  # of two near ties, rounding would choose the k-th
             num_clusterings=3,
             warm_start_steps=IR_STEPS,
             seed=1,
