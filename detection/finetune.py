@@ -16,15 +16,16 @@ from PIL import Image
 from detection import output_directory
 from detection.drawing import draw_boxes
 from detection.export import detect_above, export_detector, load_detector
-from detection.records import INDEX, Records, VOCRecords, convert
+from detection.records import INDEX, Index, Records, VOCRecords, convert
+from detection.results import Result
 from detection.settings import Settings, make_experiment, open_start, require_valid
 from detection.task import VOCDetectionTask
 from detection.voc import require_disjoint
-from la_tf.config import NumericsConfig, RunConfig
+from la_tf.config import DataConfig, NumericsConfig, RunConfig
 from la_tf.errors import RunError, first_line
 from la_tf.files import write_json
 from la_tf.runs import runtime
-from la_tf.runs.directory import read_json, require_space
+from la_tf.runs.directory import read_file, require_space
 from la_tf.runs.health import TrainingDiverged
 
 _NUM_PICTURES = 8
@@ -46,6 +47,7 @@ class Places:
       run_dir: the trained run; may be empty for random weights of `network`.
       network: name of the architecture, where there is no run.
       skip_bad_images: leave out images with a problem instead of stopping.
+      max_megapixels: of an image, in millions of pixels.
       checkpoint_every_steps: how often to save.
       eval_every_steps: how often to evaluate while training; 0 is only at the end.
       strategy: 'mirrored' or 'one_device'.
@@ -59,6 +61,7 @@ class Places:
     run_dir: str = ""
     network: str | None = None
     skip_bad_images: bool = False
+    max_megapixels: float = DataConfig.max_megapixels
     checkpoint_every_steps: int = 1000
     eval_every_steps: int = 0
     strategy: str = "mirrored"
@@ -108,14 +111,21 @@ def finetune(
         # Checked before the records are written, and again with what they hold.
         output_directory.claim(path, description)
         records = {
-            split: convert(places.voc_dir, split, places.records_dir, places.skip_bad_images, say)
+            split: convert(
+                places.voc_dir,
+                split,
+                places.records_dir,
+                places.skip_bad_images,
+                say,
+                places.max_megapixels,
+            )
             for split in (settings.train_split, settings.test_split)
         }
         description["data"] = {split: _identity(found) for split, found in records.items()}
         output_directory.claim(path, description)
         if finished:
             say(f"{path} is finished.")
-            return read_json(path / output_directory.RESULTS, output_directory.OPTION)
+            return read_file(path / output_directory.RESULTS, Result, output_directory.OPTION)
         started = time.time()
         config = make_experiment(
             start,
@@ -163,7 +173,7 @@ def _explained(path: pathlib.Path):
 
 def _identity(records: VOCRecords) -> str:
     index = pathlib.Path(records.pattern).parent / INDEX
-    return read_json(index, output_directory.OPTION)["identity"]
+    return read_file(index, Index, output_directory.OPTION)["identity"]
 
 
 def _train(config, settings, places, strategy, say):

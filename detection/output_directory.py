@@ -10,7 +10,7 @@ import tensorflow as tf
 from la_tf.errors import RunError, first_line
 from la_tf.files import lock, write_json
 from la_tf.runs.checkpoints import mend_list, present_checkpoints
-from la_tf.runs.directory import LOCK, read_json, refuse_differences
+from la_tf.runs.directory import LOCK, read_file, refuse_differences
 
 CHECKPOINTS = "checkpoints"
 RECORDS = "records"
@@ -58,7 +58,7 @@ def claim(path: pathlib.Path, description: Description) -> None:
     """
     file = path / _SETTINGS
     if present_checkpoints(path / CHECKPOINTS) or (path / RESULTS).exists():
-        differences = _differences(read_json(file, OPTION), description)
+        differences = _differences(read_file(file, Description, OPTION), description)
         refuse_differences(path, differences, "a fine-tuning of other settings", OPTION)
     else:
         write_json(file, description)

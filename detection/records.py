@@ -7,15 +7,19 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import tensorflow as tf
 from official.vision.data.tfrecord_lib import convert_to_feature
 
 from detection.voc import VOCError, VOCImage, number_of, read_split, refusal
+from la_tf.config import DataConfig
 from la_tf.data.base import DataError
+from la_tf.data.image_headers import PictureError, count_pixels
 from la_tf.data.record_writer import complete_or_absent
 from la_tf.data.records import read_record, starts_of_records
 from la_tf.errors import RunError, first_line
+from la_tf.stored import StoredFileError, read_json
 
 INDEX = "records.json"
 IMAGES_PER_SHARD = 500
@@ -37,6 +41,14 @@ class VOCRecords:
     pattern: str
     num_images: int
     problems: tuple[str, ...]
+
+
+class Index(TypedDict):
+    """What the file beside the shards holds."""
+
+    identity: str
+    images: int
+    problems: list[str]
 
 
 class RecordError(RunError):
@@ -92,6 +104,7 @@ def convert(
     output_dir: str | os.PathLike,
     skip_bad: bool = False,
     say: Callable[[str], None] = print,
+    max_megapixels: float = DataConfig.max_megapixels,
 ) -> VOCRecords:
     """Writes a split of VOC as TFRecords, or finds those that an earlier call wrote.
 
@@ -104,6 +117,7 @@ def convert(
       output_dir: where the folder of records is or will be.
       skip_bad: leave out images with a problem instead of raising.
       say: gets a sentence on what is done.
+      max_megapixels: of a picture, in millions of pixels; a larger one has a problem.
 
     Returns:
       Where the records are, and how many.
@@ -124,7 +138,7 @@ def convert(
     say(f"Writing {len(images)} images of {voc_dir}, {split}, to {folder}.")
     try:
         with complete_or_absent(str(folder)) as unfinished:
-            count, damaged = _write(images, pathlib.Path(unfinished), skip_bad)
+            count, damaged = _write(images, pathlib.Path(unfinished), skip_bad, max_megapixels)
             index = {"identity": identity, "images": count, "problems": [*problems, *damaged]}
             pathlib.Path(unfinished, INDEX).write_text(json.dumps(index, indent=2) + "\n")
     except DataError as error:
@@ -175,7 +189,7 @@ def encode(image: VOCImage, encoded: bytes) -> bytes:
 
 
 def _write(
-    images: Sequence[VOCImage], folder: pathlib.Path, skip_bad: bool
+    images: Sequence[VOCImage], folder: pathlib.Path, skip_bad: bool, max_megapixels: float
 ) -> tuple[int, list[str]]:
     count, problems = 0, []
     for shard, start in enumerate(range(0, len(images), IMAGES_PER_SHARD)):
@@ -184,9 +198,11 @@ def _write(
             for image in images[start : start + IMAGES_PER_SHARD]:
                 try:
                     encoded = image.path.read_bytes()
+                    count_pixels(encoded, max_megapixels)
                     tf.io.decode_image(encoded, channels=3, expand_animations=False)
-                except (OSError, tf.errors.InvalidArgumentError) as error:
-                    problem = f"{image.path} cannot be decoded"
+                except (PictureError, OSError, tf.errors.InvalidArgumentError) as error:
+                    refused = isinstance(error, PictureError)
+                    problem = f"{image.path} {error if refused else 'cannot be decoded'}"
                     if not skip_bad:
                         raise refusal(problem) from error
                     problems.append(f"{problem}.")
@@ -211,11 +227,13 @@ def _identify(images: Sequence[VOCImage]) -> str:
 def _reuse(folder: pathlib.Path, identity: str) -> VOCRecords:
     remedy = "remove this folder, or name another place for the records."
     try:
-        index = json.loads((folder / INDEX).read_text())
-        found, records = index["identity"], _open(folder, index)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise VOCError(f"{folder} holds no VOC records with their {INDEX}: {remedy}") from error
-    if found != identity:
+        index = read_json(folder / INDEX, Index)
+    except StoredFileError as error:
+        raise VOCError(
+            f"{folder} holds no VOC records with their {INDEX} ({error}): {remedy}"
+        ) from error
+    records = _open(folder, index)
+    if index["identity"] != identity:
         raise VOCError(f"{folder} was made from other images or annotations: {remedy}")
     try:
         present = len(Records(records.pattern))
@@ -228,5 +246,5 @@ def _reuse(folder: pathlib.Path, identity: str) -> VOCRecords:
     return records
 
 
-def _open(folder: pathlib.Path, index: dict) -> VOCRecords:
+def _open(folder: pathlib.Path, index: Index) -> VOCRecords:
     return VOCRecords(str(folder / _SHARDS), index["images"], tuple(index["problems"]))

@@ -26,7 +26,7 @@ class Start:
       network: name of the architecture.
       image_size: side of the images the network was trained on, which decides the size of fc6.
       run_step: steps of training behind the weights; 0 for random ones.
-      objective: what they were trained by, 'LA' or 'IR', or 'untrained'.
+      objective: what they were trained by, such as 'LA', or 'untrained'.
     """
 
     init: str
@@ -103,6 +103,11 @@ def require_valid(settings: Settings, num_replicas: int) -> None:
     if settings.long_side < settings.short_side:
         raise RunError(
             f"--long_side={settings.long_side} is less than --short_side={settings.short_side}."
+        )
+    if settings.long_side < settings.anchor_size:
+        raise RunError(
+            f"--anchor_size={settings.anchor_size} is more than --long_side={settings.long_side}: "
+            "no anchor lies within a picture."
         )
     if settings.batch_size % num_replicas:
         raise RunError(

@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
+from la_tf.files import open_regular
+
 # A detector's label is the place in this tuple plus 1; 0 is the background.
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -173,13 +175,14 @@ def _read_image(voc_dir: pathlib.Path, image_id: str) -> VOCImage:
     annotation = voc_dir / "Annotations" / f"{image_id}.xml"
     picture = voc_dir / "JPEGImages" / f"{image_id}.jpg"
     try:
-        root = ElementTree.parse(annotation).getroot()
+        with open_regular(annotation) as file:
+            root = ElementTree.parse(file).getroot()
     except FileNotFoundError as error:
         raise VOCError(f"the image {image_id} has no annotation {annotation}") from error
     except (ElementTree.ParseError, OSError, ValueError) as error:
         raise VOCError(f"{annotation} cannot be read as XML ({error})") from error
     try:
-        with Image.open(picture) as opened:
+        with open_regular(picture) as file, Image.open(file) as opened:
             width, height = opened.size
     except FileNotFoundError as error:
         raise VOCError(f"{annotation} has no picture {picture}") from error

@@ -2,8 +2,12 @@
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
+from la_tf.banked_model import BankedModel
+from la_tf.baselines.deepcluster import DeepCluster
+from la_tf.baselines.supervised import Supervised
 from la_tf.config import Config, ConfigError
 from la_tf.memory import require_memory
 from la_tf.model import LocalAggregation
@@ -30,13 +34,16 @@ def network_of(config: Config) -> tf.keras.Model:
         raise ConfigError(str(error)) from None
 
 
-def build_model(config: Config, num_examples: int, steps_per_epoch: int) -> LocalAggregation:
+def build_model(
+    config: Config, num_examples: int, steps_per_epoch: int, labels: np.ndarray | None = None
+) -> BankedModel:
     """Network, bank and optimizer of a recipe; under a strategy, call it in its scope.
 
     Args:
       config: resolved, see `resolve.resolve`.
       num_examples: N.
       steps_per_epoch: turns epochs into steps.
+      labels: [N] classes, for `--method=supervised`.
 
     Returns:
       A compiled model whose optimizer has its variables, ready for `fit` or a checkpoint.
@@ -47,21 +54,33 @@ def build_model(config: Config, num_examples: int, steps_per_epoch: int) -> Loca
     """
     network = network_of(config)
     _require_room(config, network, num_examples)
-    model = LocalAggregation(
-        network,
-        num_examples,
-        objective=config.objective,
-        num_clusterings=config.clustering.num_clusterings,
-        warm_start_steps=config.schedule.ir_epochs * steps_per_epoch,
-        weight_decay=config.optimizer.weight_decay,
-        block_size=config.numerics.block_size,
-        seed=config.schedule.seed,
-    )
+    shared = {"weight_decay": config.optimizer.weight_decay, "seed": config.schedule.seed}
+    if config.method.method == "supervised":
+        model = Supervised(network, labels, mix=config.objective.mix, **shared)
+    elif config.method.method == "deepcluster":
+        model = DeepCluster(
+            network,
+            num_examples,
+            num_clusters=config.clustering.num_clusters,
+            top_rate=config.method.top_rate,
+            mix=config.objective.mix,
+            **shared,
+        )
+    else:
+        model = LocalAggregation(
+            network,
+            num_examples,
+            objective=config.objective,
+            clustering=config.clustering,
+            warm_start_steps=config.schedule.ir_epochs * steps_per_epoch,
+            block_size=config.numerics.block_size,
+            **shared,
+        )
     optimizer = tf.keras.optimizers.SGD(
         learning_rate(config.optimizer, steps_per_epoch), momentum=config.optimizer.momentum
     )
     model.compile(optimizer, jit_compile=config.numerics.jit_compile)
-    optimizer.build(network.trainable_variables)
+    optimizer.build(model.optimized_weights)
     return model
 
 
@@ -86,8 +105,10 @@ def _require_room(config: Config, network: tf.keras.Model, num_examples: int) ->
         images = max(1, config.data.batch_size // replicas)
         # As called in the network: `output` is that of the backbone alone, of images of any size.
         endpoints = network.get_layer("backbone").get_output_at(0)
+        if config.method.method == "local_aggregation":
+            compared = config.numerics.block_size or images
+            parts["similarities"] = 4 * compared * num_examples
         parts |= {
-            "similarities": 4 * (config.numerics.block_size or images) * num_examples,
             "gradient and momentum of the network": 8 * network.count_params(),
             f"feature maps of {images} images": images
             * sum(math.prod(maps.shape[1:]) * maps.dtype.size for maps in endpoints.values()),

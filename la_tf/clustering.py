@@ -1,4 +1,4 @@
-"""The H clusterings behind the close neighbours (section 3.1), by Faiss k-means."""
+"""The H clusterings behind the close neighbours (section 3.1): Faiss k-means, or DBSCAN."""
 
 import dataclasses
 import functools
@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from sklearn.cluster import DBSCAN
+from sklearn.neighbors import NearestNeighbors
 
 from la_tf.errors import first_line
 from la_tf.faiss_library import faiss
@@ -17,7 +19,7 @@ _GPU_BYTES = 256 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Clustering:
-    """One k-means run.
+    """One run of k-means or DBSCAN.
 
     Attributes:
       labels: [N] int32, the cluster of every vector.
@@ -91,6 +93,34 @@ def _gpu_resources(gpu: int) -> "faiss.StandardGpuResources":
     resources = faiss.StandardGpuResources()
     resources.setTempMemory(_GPU_BYTES)
     return resources
+
+
+def dbscan(vectors: np.ndarray, eps: float | None, min_samples: int) -> Clustering:
+    """Clusters vectors by DBSCAN, the alternative to k-means of section 5.2.
+
+    It compares all vectors with each other, which takes N x N distances.
+
+    Args:
+      vectors: [N, D] float32.
+      eps: largest Euclidean distance of two neighbours; None is the one within which half of the
+        vectors are cores, since no fixed distance suits an embedding that changes.
+      min_samples: vectors within `eps`, itself included, that make one the core of a cluster, 2 or
+        more.
+
+    Returns:
+      The clustering; a vector that belongs to no cluster (noise) is one of its own.
+    """
+    if eps is None:
+        near = NearestNeighbors(n_neighbors=min_samples).fit(vectors)
+        eps = float(np.median(near.kneighbors()[0][:, min_samples - 2]))
+    labels = DBSCAN(eps=eps, min_samples=min_samples).fit_predict(vectors).astype(np.int32)
+    noise = labels < 0
+    labels[noise] = labels.max(initial=-1) + 1 + np.arange(noise.sum())
+    sizes = np.bincount(labels)
+    means = np.stack([np.bincount(labels, column) for column in vectors.T], axis=1)
+    means /= sizes[:, np.newaxis]
+    inertia = float(np.sum((vectors - means[labels]) ** 2, dtype=np.float64))
+    return Clustering(labels, inertia, sizes)
 
 
 def clustering_seeds(seed: int, round_: int, num_clusterings: int) -> np.ndarray:

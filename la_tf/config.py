@@ -27,6 +27,32 @@ def _option(
 
 
 @dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """What is trained, and what only the baselines have; all else is the same for each."""
+
+    method: str = _option(
+        "local_aggregation",
+        "Local Aggregation, or a baseline: DeepCluster, which predicts the clusters of its own "
+        "features, or supervised training on the labels. The baselines leave out the warm start "
+        "(--ir_epochs), tau and k; DeepCluster makes one clustering, of --num_clusters.",
+        "Table 1",
+        choices=("local_aggregation", "deepcluster", "supervised"),
+    )
+    pca_dim: int = _option(
+        256,
+        "DeepCluster: dimensions to which features are whitened before k-means, D at most.",
+        "Caron et al. 2018",
+        within=(1, 2**16),
+    )
+    top_rate: float | None = _option(
+        None,
+        "DeepCluster: learning rate of the layer on top, as a multiple of the network's; default "
+        "4096 / D, with which a step moves the logits of D features as far as of fc7's 4096.",
+        within=(1e-6, 1e6),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Which images, and how they are cut into batches."""
 
@@ -43,8 +69,16 @@ class DataConfig:
         "Without held-out images: keep this many of the training images out, chosen by --seed.",
         within=(0, _MANY),
     )
+    limit: int = _option(
+        0,
+        "Train on this many of the training images, chosen by --seed; 0 is all.",
+        within=(0, _MANY),
+    )
     skip_bad_images: bool = _option(
         False, "Leave out files that cannot be decoded, and count them, instead of stopping."
+    )
+    max_megapixels: float = _option(
+        150.0, "Millions of pixels in an image; a larger one counts as bad.", within=(0.001, 170)
     )
     image_size: int = _option(
         224, "Side of the square views, in pixels.", "section 4.1", within=(1, 4096)
@@ -113,6 +147,12 @@ class ObjectiveConfig:
         "section 4.1",
         within=(1, _MANY),
     )
+    background: str = _option(
+        "nearest",
+        "Background neighbours: the k nearest, the clusters of three coarse clusterings, or all.",
+        "Table 4",
+        choices=("nearest", "clusters", "all"),
+    )
     mix: float = _option(
         0.5, "t, the weight of the new embedding in the bank.", "Eq. 5", within=(0, 1)
     )
@@ -140,6 +180,42 @@ class ClusteringConfig:
     )
     num_clusterings: int = _option(
         3, "H, independent k-means runs.", "section 4.1", within=(1, 1000)
+    )
+    close: str = _option(
+        "clusters",
+        "Close neighbours: the clusters that hold an image, the image itself, or the nearest.",
+        "Table 5",
+        choices=("clusters", "self", "nearest"),
+    )
+    close_k: int | None = _option(
+        None,
+        "k', close neighbours of --close=nearest, k at most; default N/m, as many as a cluster.",
+        "section 5.2",
+        within=(1, _MANY),
+    )
+    combine: str = _option(
+        "union",
+        "Close is what shares a cluster in any of the H clusterings, or in each.",
+        "section 3.1",
+        choices=("union", "intersection"),
+    )
+    clusterer: str = _option(
+        "kmeans",
+        "How close neighbours are clustered; DBSCAN, which finds m by itself and makes one "
+        "clustering, compares all images with each other: for small data.",
+        "section 5.2",
+        choices=("kmeans", "dbscan"),
+    )
+    dbscan_eps: float | None = _option(
+        None,
+        "DBSCAN: the largest distance of neighbours on the unit sphere; default the distance at "
+        "which half of the images are cores.",
+        within=(1e-6, 2),
+    )
+    dbscan_min_samples: int = _option(
+        5,
+        "DBSCAN: images within that distance that make an image a core of a cluster.",
+        within=(2, _MANY),
     )
     cluster_every_steps: int = _option(
         0,
@@ -194,6 +270,12 @@ class ScheduleConfig:
     ir_epochs: int = _option(
         10, "Epochs of instance recognition as warm start.", "section 4.1", within=(0, 10**6)
     )
+    ir_until_plateau: bool = _option(
+        False,
+        "End instance recognition as soon as its loss has levelled off, after --ir_epochs at the "
+        "latest; --epochs and --drop_epochs stay as they are.",
+        "section 4.1",
+    )
     seed: int = _option(
         0, "All randomness is a function of (seed, epoch, index).", within=(0, 2**32 - 1)
     )
@@ -221,6 +303,12 @@ class RunConfig:
     """Where and on what a run happens; nothing here changes what is computed."""
 
     run_dir: str | None = _option(None, "Directory of the run; default runs/<data>-<network>.")
+    warm_start: str | None = _option(
+        None,
+        "A run whose instance recognition this one takes over instead of repeating it, up to the "
+        "newest checkpoint at the end of an epoch. Images, seed and options must be the same, but "
+        "for what matters later alone.",
+    )
     strategy: str = _option(
         "mirrored",
         "tf.distribute strategy, by its name in TF Model Garden.",
@@ -282,6 +370,7 @@ class NumericsConfig:
 class Config:
     """A whole recipe."""
 
+    method: MethodConfig = MethodConfig()
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     network: NetworkConfig = NetworkConfig()

@@ -1,14 +1,35 @@
 """Files and folders that are there whole or not at all, and locks on them."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import pathlib
 import shutil
+import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
+
+
+def open_regular(path: str | bytes | os.PathLike) -> BinaryIO:
+    """Opens a file to read its bytes, without a buffer, if it is one.
+
+    Opening a pipe would wait for its other end, and reading a device may never end.
+
+    Raises:
+      OSError: there is no such file, or it is a folder, a pipe or a device; see `strerror`.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        what = "is a folder" if stat.S_ISDIR(mode) else "is no regular file"
+        raise OSError(errno.EINVAL, what, path)
+    return open(path, "rb", buffering=0)
+
+
+_HELD = "lock"
 
 
 @contextlib.contextmanager
@@ -16,7 +37,12 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A path to write a file to, which takes the place of `path` if the block ends well.
 
     Whoever opens `path` sees the old file or the new one, never a part.
+
+    Raises:
+      OSError: it cannot be written.
     """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     # Of no name that somebody else's file may have.
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
@@ -25,6 +51,14 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def pattern_in(path: pathlib.Path) -> str | None:
+    """The first character of a path, if any, that TensorFlow takes for a pattern of names.
+
+    Its checkpoints and SavedModels are then looked for elsewhere.
+    """
+    return next((character for character in str(path) if character in "[*?\\"), None)
 
 
 def replace_folder(new: pathlib.Path, target: pathlib.Path) -> None:
@@ -57,6 +91,59 @@ def _remove(folder: pathlib.Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def temporary_folder(
+    parent: pathlib.Path, prefix: str, keep_after: type[Exception] | tuple = ()
+) -> Iterator[pathlib.Path]:
+    """A new folder inside another one, which is made if need be; removed at the end.
+
+    What killed processes left there is removed, and what living ones use is not.
+
+    Args:
+      parent: where.
+      prefix: of the name of a folder around it, which is locked.
+      keep_after: exceptions after which it stays, until the next one of this prefix is made.
+
+    Raises:
+      OSError: it cannot be made.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for folder in parent.iterdir():
+        if folder.name.startswith(prefix):
+            _remove_if_left(folder)
+    outer, held = _locked_folder(parent, prefix)
+    with held:
+        kept = False
+        try:
+            (outer / "new").mkdir()
+            yield outer / "new"
+        except keep_after:
+            kept = True
+            raise
+        finally:
+            if not kept:
+                shutil.rmtree(outer, ignore_errors=True)
+
+
+def _locked_folder(parent: pathlib.Path, prefix: str) -> tuple[pathlib.Path, TextIO]:
+    while True:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        with contextlib.suppress(FileNotFoundError):
+            held = lock(folder / _HELD, wait=True)
+            if (folder / _HELD).exists():
+                return folder, held
+            held.close()  # another process has just taken it for what somebody left
+
+
+def _remove_if_left(folder: pathlib.Path) -> None:
+    """Removes a folder of `temporary_folder` that no process uses any more."""
+    with contextlib.suppress(OSError):
+        names = os.listdir(folder)
+        if not names or _HELD in names:  # others' folders may have such a name
+            with lock(folder / _HELD):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 def lock(path: pathlib.Path, *, wait: bool = False) -> TextIO:
     """Locks a file, which is made if need be, until it is closed or the process ends.
 
@@ -85,7 +172,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     replace_file(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def replace_file(path: pathlib.Path, content: bytes) -> None:
+def replace_file(path: pathlib.Path, content: bytes | memoryview) -> None:
     """Writes a file in one step: whoever opens it sees the old one or the new one."""
     with replacing(path) as partial:
         partial.write_bytes(content)

@@ -1,21 +1,19 @@
 """Local Aggregation as a Keras model: warm start by instance recognition, then Eq. 3."""
 
-import time
-
 import tensorflow as tf
 
-from la_tf.config import ObjectiveConfig
-from la_tf.memory_bank import MemoryBank
-from la_tf.neighbors import close_neighbors, nearest_rows
+from la_tf.banked_model import BankedModel, spread
+from la_tf.config import ClusteringConfig, ObjectiveConfig
+from la_tf.neighborhoods import BACKGROUND_CLUSTERINGS, background_choice, close_choice
 from la_tf.objective import (
     instance_recognition_loss,
     local_aggregation_loss,
     noise_contrastive_loss,
 )
-from la_tf.resolve import background_neighbours
+from la_tf.resolve import background_neighbours, close_neighbours, clusters
 
 
-class LocalAggregation(tf.keras.Model):
+class LocalAggregation(BankedModel):
     """Trains an embedding network on (index, view) batches with `compile` and `fit`.
 
     Steps before `warm_start_steps` minimise the instance-recognition loss, later ones Local
@@ -24,13 +22,12 @@ class LocalAggregation(tf.keras.Model):
     phase by itself. Local Aggregation needs `cluster_labels`, which `ClusteringCallback` sets.
 
     Attributes:
-      network: images [B, S, S, 3] -> unit embeddings [B, D].
-      bank: the `MemoryBank` of all N training images.
       cluster_labels: [N, H] variable of whole numbers, exact up to 2**24; -1 until the first
         clustering. float32, since TensorFlow keeps int32 variables on the host and would copy all
         of them to the GPU in every step.
-      seconds_waiting: time that `fit` has spent waiting for data so far.
     """
+
+    method = "local_aggregation"
 
     def __init__(
         self,
@@ -38,7 +35,7 @@ class LocalAggregation(tf.keras.Model):
         num_examples: int,
         *,
         objective: ObjectiveConfig,
-        num_clusterings: int,
+        clustering: ClusteringConfig,
         warm_start_steps: int,
         weight_decay: float = 1e-4,
         block_size: int = 0,
@@ -50,48 +47,51 @@ class LocalAggregation(tf.keras.Model):
           network: images to unit embeddings, see `networks.build_network`.
           num_examples: N.
           objective: Equations 1 to 5; k is derived from N where it is open.
-          num_clusterings: H.
+          clustering: H, and which neighbours are close.
           warm_start_steps: steps of instance recognition.
           weight_decay: lambda of Eq. 4.
           block_size: embeddings to compare with the bank at once, see `map_blocks`; 0 is all.
           seed: seed of the bank and of the noise samples.
 
         Raises:
-          ConfigError: k exceeds N.
+          ConfigError: k or m exceeds N, or k' exceeds k.
         """
-        super().__init__(name="local_aggregation")
-        self.network = network
+        super().__init__(
+            network, num_examples, mix=objective.mix, weight_decay=weight_decay, seed=seed
+        )
         self.objective = objective
         self.k = background_neighbours(objective.k, num_examples)
         self.warm_start_steps = warm_start_steps
-        self.weight_decay = weight_decay
         self.block_size = block_size
-        self.seed = seed
-        self.seconds_waiting = 0.0
-        self.bank = MemoryBank(num_examples, network.output_shape[-1], objective.mix, seed)
-        self.cluster_labels = tf.Variable(
-            lambda: tf.fill([num_examples, num_clusterings], -1.0),
-            trainable=False,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-            name="cluster_labels",
+        self.cluster_labels = _labels(num_examples, clustering.num_clusterings, "cluster_labels")
+        self.background_labels = None
+        if objective.background == "clusters":
+            self.background_labels = _labels(
+                num_examples, BACKGROUND_CLUSTERINGS, "background_labels"
+            )
+        self.find_background = background_choice(
+            objective, self.k, self.background_labels, block_size
         )
+        m = clusters(clustering.num_clusters, num_examples)
+        close_k = close_neighbours(clustering.close_k, m, self.k, num_examples)
+        self.find_close = close_choice(clustering, close_k, self.cluster_labels)
         # Means over the steps since the last reset; see train_step for what they hold.
-        self._loss = tf.keras.metrics.Mean("loss")
         self._empty_close = tf.keras.metrics.Mean("empty_close")
         self._close_share = tf.keras.metrics.Mean("close_share")
-        self._spread = tf.keras.metrics.Mean("spread")
 
     @property
     def metrics(self) -> list[tf.keras.metrics.Metric]:
         """The four means of `train_step`."""
         return [self._loss, self._empty_close, self._close_share, self._spread]
 
-    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Images [B, S, S, 3] to unit embeddings [B, D]."""
-        return self.network(images, training=training)
+    def end_warm_start(self, step: int) -> None:
+        """Makes the steps from `step` on those of Local Aggregation.
 
-    # There is nothing for AutoGraph to convert, and its search would take half of the tracing.
-    @tf.autograph.experimental.do_not_convert
+        `fit` then traces its step anew, since the old one holds the number.
+        """
+        self.warm_start_steps = step
+        self.make_train_function(force=True)
+
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on (indices [B], views [B, S, S, 3]); B is this replica's part of the batch.
 
@@ -104,11 +104,10 @@ class LocalAggregation(tf.keras.Model):
             they cover the sphere evenly, 0 when they have collapsed into a point.
         """
         indices, views = data
-        replica = tf.distribute.get_replica_context()
-        replicas = replica.num_replicas_in_sync
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         bank = self.bank.read()  # [N, D]
         with tf.GradientTape() as tape:
-            embeddings = self._embed(views)  # [B, D]
+            embeddings = self._train_mode(self.network, views)  # [B, D]
             losses, empty_close, close_share = tf.cond(
                 self.optimizer.iterations < self.warm_start_steps,
                 lambda: self._instance_recognition(indices, embeddings, bank),
@@ -120,39 +119,16 @@ class LocalAggregation(tf.keras.Model):
         weights = self.network.trainable_variables
         gradients = tape.gradient(objective, weights)
 
-        # Every replica writes the rows of the whole batch into its own copy of the bank. This
-        # stands after loss and gradients, which read the bank as it was before the step. int64,
-        # because int32 tensors cannot be gathered between GPUs.
-        all_indices = replica.all_gather(tf.cast(indices, tf.int64), axis=0)
-        all_embeddings = replica.all_gather(tf.stop_gradient(embeddings), axis=0)
-        with tf.control_dependencies([losses, *gradients]):
-            self.bank.update(all_indices, all_embeddings)
+        # After loss and gradients, which read the bank as it was before the step.
+        all_embeddings = self._update_bank(indices, embeddings, after=[losses, *gradients])
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
 
-        means = tf.stack([tf.reduce_mean(x) for x in (losses, empty_close, close_share)])
-        loss, empty_close, close_share = tf.unstack(
-            replica.all_reduce(tf.distribute.ReduceOp.MEAN, means)
-        )
+        loss, empty_close, close_share = self._means(losses, empty_close, close_share)
         self._loss.update_state(loss)
         self._empty_close.update_state(empty_close)
         self._close_share.update_state(close_share)
-        self._spread.update_state(tf.reduce_mean(tf.math.reduce_std(all_embeddings, axis=0)))
+        self._spread.update_state(spread(all_embeddings))
         return {metric.name: metric.result() for metric in self.metrics}
-
-    def _embed(self, views: tf.Tensor) -> tf.Tensor:
-        """The network in training mode, compiled by XLA if that was asked for.
-
-        The rest of the step is not, since XLA does not have the operations that select neighbours.
-        """
-        if not self.jit_compile:
-            return self.network(views, training=True)
-
-        @tf.function(jit_compile=True)
-        def compiled(views: tf.Tensor) -> tf.Tensor:
-            # Without this, XLA would also compute the gradient with respect to the pixels.
-            return self.network(tf.stop_gradient(views), training=True)
-
-        return compiled(views)
 
     def _instance_recognition(self, indices, embeddings, bank):
         """The warm start: ([B] losses, [B] zeros, [B] zeros), shaped as `_local_aggregation`."""
@@ -176,56 +152,20 @@ class LocalAggregation(tf.keras.Model):
             self.cluster_labels[0, 0] >= 0.0,
             ["Local Aggregation has no clusters yet: add ClusteringCallback to fit's callbacks."],
         )
-        similarities, background = nearest_rows(
-            embeddings, bank, self.k, self.block_size
-        )  # [B, k] each
-        close = close_neighbors(self.cluster_labels, indices, background)  # [B, k]
-        losses = local_aggregation_loss(similarities, close, self.objective.tau)
-        share = tf.reduce_mean(tf.cast(close, tf.float32), axis=1)
+        background = self.find_background(embeddings, indices, bank)  # [B, K] rows
+        close = self.find_close(indices, background)  # [B, K]
+        losses = local_aggregation_loss(
+            background.similarities, close, self.objective.tau, background.members
+        )
+        share = background.share(close)
         return losses, tf.cast(tf.equal(share, 0.0), tf.float32), share
 
-    def _weight_penalty(self) -> tf.Tensor:
-        """Eq. 4, second term; halved as in the official code, so its gradient is lambda theta."""
-        return self.weight_decay * tf.add_n(
-            [tf.nn.l2_loss(kernel) for kernel in decayed_weights(self.network)]
-        )
 
-    def make_train_function(self, force: bool = False):
-        """Keras's step function, with the time it waits for data added to `seconds_waiting`.
-
-        Keras takes the batch inside its compiled function, where the wait cannot be timed.
-        """
-        if self.train_function is not None and not force:
-            return self.train_function
-        strategy = self.distribute_strategy
-
-        def distributed_step(data):
-            # All replicas return the same means, see train_step.
-            outputs = strategy.run(self.train_step, args=(data,))
-            return tf.nest.map_structure(
-                lambda value: strategy.experimental_local_results(value)[0], outputs
-            )
-
-        if not self.run_eagerly:
-            distributed_step = tf.function(distributed_step, autograph=False)
-
-        def train_function(iterator):
-            started = time.perf_counter()
-            data = next(iterator)
-            self.seconds_waiting += time.perf_counter() - started
-            return distributed_step(data)
-
-        self.train_function = train_function
-        return train_function
-
-
-def decayed_weights(network: tf.keras.Model) -> list[tf.Variable]:
-    """The weights that Eq. 4 decays: kernels of convolutions and dense layers.
-
-    Batch norm's scales and offsets and the biases are left out, as in the official code.
-    """
-    return [
-        layer.kernel
-        for layer in network.submodules
-        if isinstance(layer, (tf.keras.layers.Conv2D, tf.keras.layers.Dense))
-    ]
+def _labels(num_examples: int, num_clusterings: int, name: str) -> tf.Variable:
+    """A label for every example in every clustering, none yet: [N, H]."""
+    return tf.Variable(
+        lambda: tf.fill([num_examples, num_clusterings], -1.0),
+        trainable=False,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        name=name,
+    )

@@ -1,5 +1,7 @@
 """The two kinds of neighbours of section 3.1: background B_i and close C_i."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from la_tf.blocks import map_blocks
@@ -84,7 +86,10 @@ def weighted_rows(weights: tf.Tensor, bank: tf.Tensor, rows: tf.Tensor) -> tf.Te
 
 
 def close_neighbors(
-    cluster_labels: tf.Tensor, indices: tf.Tensor, candidates: tf.Tensor
+    cluster_labels: tf.Tensor,
+    indices: tf.Tensor,
+    candidates: tf.Tensor,
+    combine: Callable[..., tf.Tensor] = tf.reduce_any,
 ) -> tf.Tensor:
     """C_i of section 3.1, as far as it lies among given candidates.
 
@@ -95,11 +100,13 @@ def close_neighbors(
     Args:
       cluster_labels: [N, H] label of every example in every clustering.
       indices: [B] the examples i.
-      candidates: [B, k] row numbers, usually B_i.
+      candidates: [B, k] row numbers, usually B_i; [1, k] where they are the same for all.
+      combine: `tf.reduce_any` for the union over the clusterings, the paper's; `tf.reduce_all` for
+        their intersection.
 
     Returns:
       [B, k] bool.
     """
     theirs = tf.gather(cluster_labels, candidates)  # [B, k, H]
     own = tf.gather(cluster_labels, indices)  # [B, H]
-    return tf.reduce_any(tf.equal(theirs, own[:, tf.newaxis]), axis=2)
+    return combine(tf.equal(theirs, own[:, tf.newaxis]), axis=2)

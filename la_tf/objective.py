@@ -40,7 +40,9 @@ def set_log_prob(log_probs: tf.Tensor, members: tf.Tensor) -> tf.Tensor:
     return tf.reduce_logsumexp(tf.where(members, log_probs, -float("inf")), axis=1)
 
 
-def local_aggregation_loss(similarities: tf.Tensor, close: tf.Tensor, tau: float) -> tf.Tensor:
+def local_aggregation_loss(
+    similarities: tf.Tensor, close: tf.Tensor, tau: float, background: tf.Tensor | None = None
+) -> tf.Tensor:
     """Eq. 3: -log P(C and B | v) / P(B | v).
 
     The normaliser of Eq. 1 stands in numerator and denominator and cancels, so only the k
@@ -51,19 +53,21 @@ def local_aggregation_loss(similarities: tf.Tensor, close: tf.Tensor, tau: float
 
     Args:
       similarities: [B, k] dot products of each embedding with its background neighbours' rows.
-      close: [B, k] bool, which background neighbours are close neighbours too.
+      close: [B, k] bool, which of these rows are close neighbours too.
       tau: temperature.
+      background: [B, k] bool, which of these rows are background neighbours; default all.
 
     Returns:
       [B] losses, not negative.
     """
     logits = similarities / tau
+    background = tf.ones_like(close) if background is None else background
+    close &= background
     meet = tf.reduce_any(close, axis=1)  # [B]
     # A row without close neighbours takes the whole background as its set: the difference below and
     # its gradient are then exactly 0, and no infinity turns the gradient into NaN.
-    members = close | ~meet[:, tf.newaxis]
-    everyone = tf.ones_like(close)
-    loss = set_log_prob(logits, everyone) - set_log_prob(logits, members)
+    members = tf.where(meet[:, tf.newaxis], close, background)
+    loss = set_log_prob(logits, background) - set_log_prob(logits, members)
     return tf.where(meet, loss, tf.zeros_like(loss))
 
 

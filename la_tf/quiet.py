@@ -18,5 +18,13 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\..*")
     warnings.filterwarnings("ignore", message=r"\s*TensorFlow Addons \(TFA\) has ended")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logging.getLogger("absl").addFilter(_shorten)
     for name in ("tensorflow", "absl", "faiss", "faiss.loader", "h5py"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Takes the traceback from what TensorFlow says of a fingerprint.pb, and then does without."""
+    if str(record.msg).startswith("Fingerprint was found"):
+        record.exc_info = None
+    return True

@@ -8,6 +8,8 @@ from la_tf.options import require_allowed, sections_and_options
 PAPER_NUM_EXAMPLES = 1_281_167  # ImageNet's training images, the N of section 4
 PAPER_NUM_CLUSTERS = 30_000  # m of AlexNet and the ResNets, section 4.1
 SMALL_DATA_CLUSTER_SIZE = 5  # members a cluster, see `default_num_clusters`
+DEEPCLUSTER_NUM_CLUSTERS = 10_000  # m of Caron et al. 2018 on ImageNet
+DEEPCLUSTER_FEATURES = 4096  # below its layer on top, of fc7
 
 
 def default_num_clusters(num_examples: int) -> int:
@@ -23,6 +25,12 @@ def default_num_clusters(num_examples: int) -> int:
         paper_size, max(SMALL_DATA_CLUSTER_SIZE, paper_size * num_examples / PAPER_NUM_EXAMPLES)
     )
     return max(2, round(num_examples / size))
+
+
+def default_pseudo_classes(num_examples: int) -> int:
+    """DeepCluster's m: the 10,000 of ImageNet in proportion to N, but 100, below which it fails."""
+    m = round(DEEPCLUSTER_NUM_CLUSTERS * num_examples / PAPER_NUM_EXAMPLES)
+    return min(num_examples, max(100, m))
 
 
 def default_k(num_examples: int) -> int:
@@ -48,6 +56,22 @@ def clusters(m: int | None, num_examples: int) -> int:
     return _given_or_chosen("num_clusters", m, default_num_clusters(num_examples), num_examples)
 
 
+def background_clusters(k: int, num_clusterings: int, num_examples: int) -> int:
+    """m of `--background=clusters`: joined, the clusters hold about k images, as in Table 4."""
+    return max(2, round(num_clusterings * num_examples / k))
+
+
+def close_neighbours(given: int | None, m: int, k: int, num_examples: int) -> int:
+    """k' of `--close=nearest`: as given, or as many as a cluster holds.
+
+    Raises:
+      ConfigError: it exceeds k.
+    """
+    if given is not None and given > k:
+        raise ConfigError(f"--close_k={given} is more than the {k} background neighbours of --k.")
+    return min(k, max(1, round(num_examples / m))) if given is None else given
+
+
 def _given_or_chosen(option: str, given: int | None, choice: int, num_examples: int) -> int:
     if given is not None and given > num_examples:
         raise ConfigError(
@@ -71,18 +95,47 @@ def resolve(config: Config, num_examples: int) -> Config:
       ConfigError: the recipe cannot be trained on N images.
     """
     check_bounds(config)
+    config = _without_unused(config)
     if num_examples < config.data.batch_size:
         raise ConfigError(
             f"{num_examples} training images are fewer than one batch of "
             f"{config.data.batch_size}: add images or lower --batch_size."
         )
     k = background_neighbours(config.objective.k, num_examples)
-    m = clusters(config.clustering.num_clusters, num_examples)
+    if config.method.method == "deepcluster":
+        choice = default_pseudo_classes(num_examples)
+        m = _given_or_chosen("num_clusters", config.clustering.num_clusters, choice, num_examples)
+    else:
+        m = clusters(config.clustering.num_clusters, num_examples)
+    close_k = config.clustering.close_k
+    if config.clustering.close == "nearest":
+        close_k = close_neighbours(close_k, m, k, num_examples)
     return dataclasses.replace(
         config,
         objective=dataclasses.replace(config.objective, k=k),
-        clustering=dataclasses.replace(config.clustering, num_clusters=m),
+        clustering=dataclasses.replace(config.clustering, num_clusters=m, close_k=close_k),
     )
+
+
+def _without_unused(config: Config) -> Config:
+    """What a baseline leaves out of a recipe for Local Aggregation, set to what it does instead."""
+    if config.method.method == "local_aggregation":
+        return config
+    config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, ir_epochs=0))
+    if config.method.method == "deepcluster":
+        clustering = dataclasses.replace(
+            config.clustering,
+            num_clusterings=1,
+            cluster_input="center_crops",
+            close="clusters",
+            clusterer="kmeans",
+        )
+        method = config.method
+        if method.top_rate is None:
+            rate = DEEPCLUSTER_FEATURES / config.network.dim
+            method = dataclasses.replace(method, top_rate=rate)
+        config = dataclasses.replace(config, method=method, clustering=clustering)
+    return config
 
 
 def check_bounds(config: Config) -> None:
@@ -102,12 +155,21 @@ def check_bounds(config: Config) -> None:
         raise ConfigError(f"--drop_epochs={drops} must rise.")
     if drops and config.optimizer.plateau_patience:
         raise ConfigError("--drop_epochs and --plateau_patience exclude each other: give one.")
+    clustering = config.clustering
+    if clustering.clusterer == "dbscan" and clustering.num_clusterings > 1:
+        raise ConfigError(
+            f"--num_clusterings={clustering.num_clusterings} needs clusterings that differ, and "
+            "DBSCAN has no random start: give --num_clusterings=1."
+        )
     if config.numerics.jit_compile and config.numerics.deterministic:
         raise ConfigError(
             "XLA has no deterministic gradient of max-pooling: add --nodeterministic to "
             "--jit_compile, and resuming is no longer exact to the bit."
         )
-    if config.schedule.ir_epochs > config.schedule.epochs:
+    method = config.method.method
+    if method != "local_aggregation" and config.run.warm_start:
+        raise ConfigError(f"--warm_start excludes --method={method}, which has no warm start.")
+    if method == "local_aggregation" and config.schedule.ir_epochs > config.schedule.epochs:
         raise ConfigError(
             f"--ir_epochs={config.schedule.ir_epochs} must not exceed "
             f"--epochs={config.schedule.epochs}."

@@ -1,11 +1,33 @@
-"""Learning rates: tenfold drops at fixed epochs, or when held-out kNN stops improving."""
+"""When the learning rate drops, and when the warm start has levelled off."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import tensorflow as tf
 
 from la_tf.config import OptimizerConfig
 
 DROP = 0.1  # factor of every drop, section 4.1
 MAX_PLATEAU_DROPS = 2  # "two learning rate drops", section 4.1
+
+
+LEVEL_EPOCHS = 5  # of the two means that `levelled_off` compares
+LEVEL_FALL = 0.05  # a percent an epoch
+
+
+def levelled_off(losses: Sequence[float]) -> bool:
+    """Whether a loss has all but stopped falling.
+
+    The paper does not say how it saw that instance recognition had: here, the mean of the last five
+    epochs is less than five percent below that of the five before.
+
+    Args:
+      losses: the mean of each epoch so far.
+    """
+    if len(losses) < 2 * LEVEL_EPOCHS:
+        return False
+    before = np.mean(losses[-2 * LEVEL_EPOCHS : -LEVEL_EPOCHS])
+    return bool(np.mean(losses[-LEVEL_EPOCHS:]) > (1 - LEVEL_FALL) * before)
 
 
 def learning_rate(

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from la_tf.building import build_model
 from la_tf.callbacks.assembly import RunCallbacks
-from la_tf.config import Config
+from la_tf.config import Config, ConfigError
 from la_tf.data.base import Source
 from la_tf.data.checks import keep_good_images, refuse_bad_images
 from la_tf.data.identity import identify
@@ -26,6 +26,7 @@ from la_tf.runs.directory import RunDirectory, default_run_dir, require_space
 from la_tf.runs.health import expected_values
 from la_tf.runs.log import read_log
 from la_tf.runs.trained_run import TrainedRun
+from la_tf.runs.warm_start import warm_start_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +65,15 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
     runtime.configure(config.numerics, config.schedule.seed)
     strategy = runtime.make_strategy(config.run)
     train_set, heldout = open_train_and_val(config.data, config.schedule.seed)
-    train_set = keep_good_images(train_set, config.data.skip_bad_images, say)
+    train_set = keep_good_images(train_set, config.data, say)
     if heldout is not None:
-        heldout = keep_good_images(heldout, config.data.skip_bad_images, say)
+        heldout = keep_good_images(heldout, config.data, say)
     config = resolve(config, train_set.num_examples)
+    if config.method.method == "supervised" and train_set.labels is None:
+        raise ConfigError(
+            f"--method=supervised needs labels, and {train_set.name} has none: put the images of "
+            "each class into a folder of its own."
+        )
     runtime.require_replicas(config, strategy.num_replicas_in_sync, train_set.num_examples)
     data = {
         "training set": identify(train_set),
@@ -111,7 +117,7 @@ class _Run:
         self.steps_per_epoch = steps_per_epoch(count, config.data.batch_size)
         self.total_steps = self.steps_per_epoch * config.schedule.epochs
         with self.strategy.scope():
-            self.model = build_model(config, count, self.steps_per_epoch)
+            self.model = build_model(config, count, self.steps_per_epoch, self.train_set.labels)
         chief_path = pathlib.Path(config.run.run_dir or default_run_dir(config))
         self.callbacks = RunCallbacks(
             config,
@@ -128,13 +134,12 @@ class _Run:
         step = self.checkpointing.restore()
         if step is None:
             self.callbacks.log.truncate(0)  # a start may have ended before its first checkpoint
-            step = 0
             require_space(
                 self.path, self.checkpointing.num_bytes() * (self.config.run.keep_checkpoints + 1)
             )
             self.callbacks.show_images()
             self._announce()
-            self._rehearse()
+            step = self._begin()
         else:
             self.say(f"resuming {self.path} after step {step} of {self.total_steps}.")
             self._warn_of_another_machine(step)
@@ -159,8 +164,7 @@ class _Run:
         self.say(
             f"{count} training images, {self.steps_per_epoch} steps of {config.data.batch_size} an "
             f"epoch; {config.network.network} with {self.model.network.count_params():,} weights "
-            f"on {runtime.describe_devices(self.strategy)}; k = {config.objective.k}, "
-            f"m = {config.clustering.num_clusters}, H = {config.clustering.num_clusterings}."
+            f"on {runtime.describe_devices(self.strategy)}; {self._numbers()}."
         )
         if runtime.has_unused_gpu():
             self.say(
@@ -174,6 +178,18 @@ class _Run:
         for line in expected_values(config, count):
             self.say(line)
 
+    def _numbers(self) -> str:
+        """The numbers that the method has beside those of the network."""
+        config = self.config
+        if config.method.method == "supervised":
+            return f"supervised, {len(self.train_set.class_names)} classes"
+        if config.method.method == "deepcluster":
+            return f"DeepCluster, m = {config.clustering.num_clusters}"
+        return (
+            f"k = {config.objective.k}, m = {config.clustering.num_clusters}, "
+            f"H = {config.clustering.num_clusterings}"
+        )
+
     def _warn_of_another_machine(self, step: int) -> None:
         """Warns if the processor or its libraries changed, which may change the last digits."""
         *_, before, now = [{}, *self.directory.environments]
@@ -183,13 +199,25 @@ class _Run:
                 "may differ from those of a run that was never moved."
             )
 
-    def _rehearse(self) -> None:
-        """Evaluates, exports and saves once, so that what cannot work fails before the training."""
-        self.callbacks.before_training()
+    def _begin(self) -> int:
+        """Evaluates, exports and saves once, so that what cannot work fails before the training.
+
+        Returns:
+          The steps that are done: those of a warm start that another run has done, else none.
+        """
+        step, source = 0, self.config.run.warm_start
+        if source is None:
+            self.callbacks.before_training()
+        else:
+            step = self.checkpointing.take_over(
+                warm_start_checkpoint(source, self.config, self.data, self.steps_per_epoch)
+            )
+            self.say(f"the first {step} steps are those of {source}.")
         trial = self.path / "export.trial"
         self._export(trial)
         shutil.rmtree(trial)
         self.checkpointing.save()
+        return step
 
     def _fit(self, step: int) -> None:
         """Trains from `step` to the end: the rest of an epoch first, then whole ones."""
@@ -246,5 +274,6 @@ class _Run:
     def _finish(self) -> Result:
         saved_model = self._export(self.path / "export")
         records = read_log(self.path / "metrics.jsonl")
-        rows, gallery = milestone_rows(records, self.model.warm_start_steps, self.total_steps)
+        warm_start, method = self.model.warm_start_steps, self.model.method
+        rows, gallery = milestone_rows(records, warm_start, self.total_steps, method)
         return Result(self.path, saved_model, rows, gallery)

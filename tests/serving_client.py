@@ -80,8 +80,9 @@ def serving(start_tool, folder, *flags: str, **options):
 class Client:
     """One connection, made again when the server has closed it."""
 
-    def __init__(self, address: str):
-        self.connection = http.client.HTTPConnection(address, timeout=300)
+    def __init__(self, address: str, source: str = "127.0.0.1"):
+        here = (source, 0)
+        self.connection = http.client.HTTPConnection(address, timeout=300, source_address=here)
 
     def ask(self, method: str, path: str, body: bytes | None = None):
         self.connection.request(method, path, body)

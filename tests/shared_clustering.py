@@ -45,14 +45,13 @@ def main() -> None:
             tf.keras.Model(images, embeddings),
             N,
             objective=ObjectiveConfig(k=16),
-            num_clusterings=H,
+            clustering=ClusteringConfig(num_clusterings=H),
             warm_start_steps=0,
             seed=1,
         )
     log = RunLog(folder / "log.jsonl")
     callback = ClusteringCallback(
         ClusteringConfig(num_clusters=M, num_clusterings=H),
-        warm_start_steps=0,
         steps_per_epoch=4,
         seed=SEED,
         log=log,

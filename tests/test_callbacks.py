@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from la_tf import model as la_model
+from la_tf import banked_model
 from la_tf.callbacks import checkpointing, progress, train_log
 from la_tf.callbacks import clustering_rounds as clustering_module
 from la_tf.callbacks.checkpointing import Checkpointing, Interrupted
@@ -45,7 +45,7 @@ def make_model(warm_start_steps=0, *, size=N, layers=1, mix=0.5, rate=RATE) -> L
         network,
         size,
         objective=ObjectiveConfig(tau=TAU, k=16, mix=mix),
-        num_clusterings=H,
+        clustering=ClusteringConfig(num_clusterings=H),
         warm_start_steps=warm_start_steps,
         seed=3,
     )
@@ -152,12 +152,11 @@ def plain_nmi(a, b) -> float:
     return information / ((entropy(rows) + entropy(columns)) / 2)
 
 
-def clustering(log, timing, warm_start_steps=0, **options):
+def clustering(log, timing, **options):
     crops = options.pop("center_crop_embeddings", None)
     config = ClusteringConfig(num_clusters=M, num_clusterings=H, **options)
     return ClusteringCallback(
         config,
-        warm_start_steps=warm_start_steps,
         steps_per_epoch=SPE,
         seed=9,
         log=log,
@@ -176,7 +175,7 @@ def test_clusters_are_made_when_due_from_the_bank_of_that_moment(
     model, banks, labels = make_model(warm_start_steps), [], []
     callbacks = [
         Bystander(before=lambda _: banks.append(model.bank.vectors.numpy())),
-        clustering(log, timing, warm_start_steps, cluster_every_steps=every, kmeans_iterations=5),
+        clustering(log, timing, cluster_every_steps=every, kmeans_iterations=5),
         Bystander(before=lambda _: labels.append(model.cluster_labels.numpy().T)),
     ]
     fit(model, callbacks, epochs=4)
@@ -197,7 +196,7 @@ def test_clusters_are_made_when_due_from_the_bank_of_that_moment(
 def test_a_round_is_described_by_its_labels_and_those_before(log, timing):
     model, banks, labels = make_model(SPE), [], []
     callbacks = [
-        clustering(log, timing, SPE, kmeans_iterations=100),
+        clustering(log, timing, kmeans_iterations=100),
         Bystander(
             before=lambda _: (
                 banks.append(model.bank.vectors.numpy()),
@@ -260,7 +259,7 @@ def test_what_is_not_finite_is_not_clustered(log, timing):
 
 def test_the_share_of_a_round_that_clustering_takes_is_logged(log, timing, monkeypatch):
     clock, model = Clock(monkeypatch, clustering_module), make_model(SPE)
-    callback = clustering(log, timing, SPE)
+    callback = clustering(log, timing)
 
     def clustering_takes_time(labels, assign=model.cluster_labels.assign):
         clock.wait(6)
@@ -337,7 +336,7 @@ def test_a_record_s_learning_rate_is_the_one_its_steps_were_made_with(log, timin
 def test_speed_and_waiting_are_those_of_steps_and_not_of_what_goes_on_between(
     log, timing, monkeypatch
 ):
-    clock, model = Clock(monkeypatch, train_log, la_model), make_model(SPE)
+    clock, model = Clock(monkeypatch, train_log, banked_model), make_model(SPE)
 
     def step_takes_time(step):
         clock.wait(0.25 + step)
@@ -492,7 +491,7 @@ def test_milestones_are_the_baselines_and_the_ends_of_the_phases(
 def test_without_a_terminal_a_line_now_and_then_tells_how_far_the_run_is(
     tmp_path, capsys, monkeypatch, start, shown
 ):
-    clock = Clock(monkeypatch, progress, train_log, la_model)
+    clock = Clock(monkeypatch, progress, train_log, banked_model)
     monitor = Progress(4 * SPE, SPE, B)
     log = RunLog(tmp_path / "log.jsonl", [monitor])
     timing = RunLog(tmp_path / "timing.jsonl", [monitor])
@@ -587,7 +586,7 @@ def test_without_a_checkpoint_there_is_nothing_to_restore(tmp_path, log):
 def signals():
     """The signals that reach the handlers of before the run; they end no process here."""
     reached = []
-    stops = (signal.SIGTERM, signal.SIGINT)
+    stops = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {s: signal.signal(s, lambda number, _: reached.append(number)) for s in stops}
     mine = {s: signal.getsignal(s) for s in stops}
     yield reached
@@ -607,7 +606,7 @@ def test_a_signal_saves_the_run_and_a_new_start_ends_as_if_there_had_been_none(
         log, model = RunLog(tmp_path / name / "log.jsonl"), make_model(SPE)
         saver = checkpoints(model, tmp_path / name, log)
         callbacks = [
-            clustering(log, timing, SPE),
+            clustering(log, timing),
             train_logger(log, timing, SPE),  # so step 6 lies in the middle of a window
             Bystander(
                 after=stop,
@@ -687,6 +686,23 @@ def test_a_signal_after_the_last_step_stops_the_run_once_it_is_saved(tmp_path, l
     assert checkpoints(make_model(SPE), tmp_path, log).restore() == SPE
 
 
+def test_a_closed_terminal_saves_the_run_unless_the_caller_ignores_that(tmp_path, log, signals):
+    hung_up = Bystander(after=lambda step: step == 2 and signal.raise_signal(signal.SIGHUP))
+    model = with_labels(make_model(SPE))
+    saver = checkpoints(model, tmp_path, log)
+    with pytest.raises(Interrupted, match="SIGHUP after step 2"), saver.listening():
+        fit(model, [hung_up, saver], epochs=1)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        model = with_labels(make_model(SPE))
+        saver = checkpoints(model, tmp_path / "nohup", log)
+        with saver.listening():
+            fit(model, [hung_up, saver], epochs=1)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_signals_are_given_back_whatever_ends_the_run(tmp_path, log, signals):
     with pytest.raises(KeyError), checkpoints(make_model(), tmp_path, log).listening():
         signal.raise_signal(signal.SIGTERM)
@@ -758,7 +774,7 @@ def test_a_checkpoint_with_labels_of_an_earlier_version_is_refused_in_words(tmp_
     labels = tf.Variable(tf.zeros([H, N], tf.int32))
     earlier = tf.train.Checkpoint(model=tf.train.Checkpoint(cluster_labels=labels))
     earlier.write(str(tmp_path / "checkpoints" / "ckpt-0"))
-    with pytest.raises(RunError, match=r"written by an earlier version: finish the run with that"):
+    with pytest.raises(RunError, match="ckpt-0 was written by an earlier version: finish"):
         checkpoints(make_model(), tmp_path, log).restore()
 
 

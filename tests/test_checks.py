@@ -3,13 +3,16 @@
 import io
 import os
 import pathlib
+import struct
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from test_image_headers import gif_with_frame, png_of_size
 
-from la_tf.config import AugmentConfig
+from la_tf.config import AugmentConfig, Config, DataConfig
 from la_tf.data.base import DataError
 from la_tf.data.checks import (
     check_images,
@@ -19,7 +22,9 @@ from la_tf.data.checks import (
     survey,
 )
 from la_tf.data.pipeline import Steps, step_indices, train_dataset
+from la_tf.data.record_writer import write_records
 from la_tf.data.sources import open_source
+from la_tf.export.run import sample_pictures
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -91,11 +96,122 @@ def test_bad_images_are_counted_and_named_or_left_out(folder, decode_up_to):
 def test_what_is_left_out_is_said_and_nothing_else(folder):
     (folder / "page.jpg").write_bytes(BAD["page.jpg"])
     said = []
-    kept = keep_good_images(open_source(str(folder)), True, said.append)
+    skipping = DataConfig(skip_bad_images=True)
+    kept = keep_good_images(open_source(str(folder)), skipping, said.append)
     assert kept.num_examples == 12
-    assert keep_good_images(kept, False, said.append) is kept
+    assert keep_good_images(kept, DataConfig(), said.append) is kept
     (sentence,) = said
     assert str(folder / "page.jpg") in sentence and sentence.endswith("left out.")
+
+
+# What is small on the disk and would take gigabytes, or hours, to decode.
+LARGE = {
+    "large.png": png_of_size(20_000, 20_000),
+    "large.gif": gif_with_frame(60_000, 60_000, encoded_as=(30, 20)),
+    # The size of a JPEG stands behind a profile that is longer than what is read of it at first.
+    "large.jpg": encode("JPEG").replace(
+        b"\xff\xdb", (b"\xff\xe2\x20\x00" + bytes(0x1FFE)) * 2 + b"\xff\xdb", 1
+    ),
+}
+
+
+@pytest.fixture
+def hostile(folder) -> pathlib.Path:
+    """Twelve images, and what may neither be opened nor decoded."""
+    size = LARGE["large.jpg"].index(b"\xff\xc0") + 5
+    for name, content in LARGE.items():
+        (folder / name).write_bytes(content)
+    with (folder / "large.jpg").open("r+b") as file:
+        file.seek(size)
+        file.write(struct.pack(">HH", 60_000, 60_000))
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "device.png").symlink_to("/dev/zero")
+    (folder / "nothing.bmp").symlink_to(folder / "gone")
+    (folder / "folder.jpg").mkdir()
+    (folder / "folder.jpg" / "text.txt").write_text("x")
+    return folder
+
+
+REASONS = {
+    "device.png": "is no regular file",
+    "folder.jpg": "is a folder",
+    "large.gif": "has 3600.0 megapixels, more than the 150 allowed by --max_megapixels",
+    "large.jpg": "has 3600.0 megapixels, more than the 150 allowed by --max_megapixels",
+    "large.png": "has 400.0 megapixels, more than the 150 allowed by --max_megapixels",
+    "nothing.bmp": "No such file or directory",
+    "pipe.jpg": "is no regular file",
+}
+
+
+@pytest.mark.parametrize("decode_up_to", [0, 1000])
+def test_only_regular_files_of_few_pixels_are_opened_and_decoded(hostile, decode_up_to):
+    source = open_source(str(hostile))
+    found = check_images(source, skip_bad=True, decode_up_to=decode_up_to)
+    assert {os.path.basename(bad.name): bad.reason for bad in found.bad} == REASONS
+    assert found.source.num_examples == 12
+    with pytest.raises(DataError, match=rf"7 images: {hostile}/device\.png \(is no regular file\)"):
+        check_images(source, decode_up_to=decode_up_to)
+
+
+def test_an_export_is_not_tried_on_what_may_not_be_decoded(tmp_path):
+    (tmp_path / "large.png").write_bytes(LARGE["large.png"])
+    config = Config(data=DataConfig(data=str(tmp_path)))
+    pictures, what = sample_pictures(types.SimpleNamespace(config=config))
+    assert len(pictures) == 1 and what.startswith("a generated image")
+
+
+def test_what_may_not_be_decoded_is_in_a_survey_and_is_found_again(hostile):
+    source = open_source(str(hostile))
+    found = survey(source)
+    assert {os.path.basename(bad.name): bad.reason for bad in found.bad} == REASONS
+    assert found.sizes == {(30, 40): 12}
+    allowed = {name: reason.replace("150", "170") for name, reason in REASONS.items()}
+    again = find_bad_images(source, range(len(source)))
+    assert {os.path.basename(bad.name): bad.reason for bad in again} == allowed
+
+
+def test_every_tool_that_takes_a_data_set_names_them_and_ends(hostile, tmp_path, run_tool):
+    code, stdout, _ = run_tool("check_data", f"--data={hostile}")
+    assert code == 1
+    for name, reason in REASONS.items():
+        assert f"BAD {hostile / name}: {reason}\n" in stdout
+    records = tmp_path / "records"
+    flags = f"--data={hostile}", f"--output_dir={records}"
+    code, _, stderr = run_tool("make_tfrecords", *flags)
+    assert code == 1 and "7 images: " in stderr and not records.exists()
+    code, stdout, _ = run_tool("make_tfrecords", *flags, "--skip_bad_images")
+    assert code == 0 and "7 images: " in stdout and "left out" in stdout
+    assert open_source(str(records)).num_examples == 12
+    flags = f"--data={hostile}", f"--run_dir={tmp_path / 'run'}", "--network=smallnet"
+    code, _, stderr = run_tool("train", *flags)
+    assert code == 1 and "device.png (is no regular file)" in stderr and stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("decode_up_to", [0, 1000])
+def test_a_limit_on_pixels_holds_in_every_format(folder, decode_up_to):
+    source = open_source(str(folder))  # of 40 x 30 pixels each
+    assert check_images(source, False, 0.0012, decode_up_to).bad == ()
+    with pytest.raises(DataError, match="no image that can be decoded: 12 images"):
+        check_images(source, False, 0.00119, decode_up_to)
+    with pytest.raises(DataError, match="no image that can be decoded: 12 images"):
+        keep_good_images(source, DataConfig(max_megapixels=0.00119), print)
+
+
+def test_large_pictures_in_records_are_named(folder, tmp_path):
+    for name, content in LARGE.items():
+        (folder / name).write_bytes(content)
+    records = str(tmp_path / "records")
+    write_records(open_source(str(folder)), records)
+    for decode_up_to in (0, 1000):
+        found = check_images(open_source(records), skip_bad=True, decode_up_to=decode_up_to)
+        assert [bad.name.split()[0] for bad in found.bad] == ["large.gif", "large.png"]
+
+
+def test_a_class_may_have_the_name_of_an_image(tmp_path):
+    for name in ("cats.jpg", "dogs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(encode("PNG"))
+    assert open_source(str(tmp_path)).class_names == ("cats.jpg", "dogs")
 
 
 def test_nothing_but_bad_images_cannot_be_skipped(tmp_path):

@@ -60,6 +60,25 @@ def test_k_and_m_may_be_n_and_no_more(option, choice):
     )
 
 
+def test_a_baseline_leaves_out_what_it_does_not_have():
+    given = {"ir_epochs": 300, "num_clusterings": 5}  # more epochs than there are
+    supervised = resolve(with_options(method="supervised", **given), 50_000)
+    assert supervised.schedule.ir_epochs == 0
+    deepcluster = resolve(with_options(method="deepcluster", **given), 50_000)
+    clustering = deepcluster.clustering
+    assert (deepcluster.schedule.ir_epochs, clustering.num_clusterings) == (0, 1)
+    assert (clustering.cluster_input, clustering.num_clusters) == ("center_crops", 390)
+    assert deepcluster.method.top_rate == 4096 / 128
+    chosen = with_options(method="deepcluster", num_clusters=77, top_rate=2.0)
+    chosen = resolve(chosen, 50_000)
+    assert (chosen.clustering.num_clusters, chosen.method.top_rate) == (77, 2.0)
+
+
+@pytest.mark.parametrize("size,m", [(128, 100), (10_000, 100), (1_281_167, 10_000)])
+def test_pseudo_classes_are_as_large_as_those_of_imagenet_but_never_fewer_than_100(size, m):
+    assert resolve(with_options(method="deepcluster"), size).clustering.num_clusters == m
+
+
 def test_every_number_has_a_range_that_holds_its_default():
     for name, (_, option) in sections_and_options().items():
         assert bool(option.metadata["within"]) == (kind_of(option) in (int, float, tuple)), name
@@ -86,6 +105,7 @@ def test_every_number_has_a_range_that_holds_its_default():
         ({"num_clusters": 2**24 + 1}, "--num_clusters=16777217 must be a whole number from 1 to"),
         ({"drop_epochs": (30, 10**7)}, "--drop_epochs="),
         ({"jit_compile": True}, "add --nodeterministic"),
+        ({"method": "deepcluster", "warm_start": "x"}, "--warm_start excludes --method=deepc"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_name(options, words):

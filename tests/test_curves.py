@@ -26,6 +26,8 @@ def logs(tmp_path):
     for step, loss in ((5, 7.5), (10, 7.0), (15, 6.0), (20, 5.0)):
         metrics.write("train", step, 1, phase="IR", loss=loss, spread=step / 100, **train)
     metrics.write("clustering", 20, 3, inertia=9.0, smallest_cluster=2, largest_cluster=70)
+    shares = {"close_in_background": 0.9, "own_in_background": 1.0, "background_purity": 0.125}
+    metrics.write("neighbors", 20, 3, close_purity=None, **shares)
     train |= {"empty_close": 0.25, "close_share": 0.125, "learning_rate": 0.003}
     metrics.write("train", 25, 3, phase="LA", loss=2.0, spread=0.2, **train)
     metrics.write(
@@ -59,6 +61,8 @@ def test_every_series_is_what_the_logs_say(logs):
         "knn": [([0.0, 3.0], [0.1, 0.5]), ([0.0, 3.0], [0.05, 0.4])],
         "spread": [([*to_the_switch, 2.5], [0.05, 0.1, 0.15, 0.2, 0.2])],
         "close": [([2.5], [0.125]), ([2.5], [0.25])],
+        # Purity is of nothing where an image has no close neighbours.
+        "neighbors": [([2.0], [0.125]), ([2.0], [0.9]), ([2.0], [1.0])],
         "nmi": [([3.0], [0.75])],
         "clusters": [([2.0, 3.0], [70, 60]), ([2.0, 3.0], [2, 1])],
         "inertia": [([2.0, 3.0], [9.0, 8.0])],

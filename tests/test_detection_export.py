@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import ExifTags, Image
+from test_image_headers import png_of_size
 
 from detection.drawing import colour_of, draw_boxes
 from detection.export import detect_above, export_detector, load_detector
@@ -134,6 +135,15 @@ def test_a_photograph_is_turned_as_it_was_held(pixels, tmp_path):
     np.testing.assert_array_equal(tf.io.decode_image(upright), expected)
     path.write_bytes(encoded(pixels))
     assert open_upright(path)[1] == encoded(pixels)
+
+
+def test_a_photograph_that_may_not_be_decoded_is_named(tmp_path):
+    large, pipe = tmp_path / "large.png", tmp_path / "pipe.jpg"
+    large.write_bytes(png_of_size(20_000, 20_000))
+    os.mkfifo(pipe)
+    for path, words in ((large, "it has 400.0 megapixels"), (pipe, "is no regular file")):
+        with pytest.raises(ValueError, match=f"^{path} cannot be read: {words}"):
+            open_upright(path)
 
 
 @pytest.mark.slow

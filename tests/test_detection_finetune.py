@@ -221,7 +221,7 @@ def test_a_foreign_or_used_directory_is_refused(tmp_path):
 
 def test_what_another_version_began_is_not_gone_on_with(voc_dir, tmp_path):
     """Half a training with other crops and proposals, and half with these, would be neither."""
-    settings = Settings(short_side=64, long_side=96, steps=8)
+    settings = Settings(short_side=64, long_side=96, anchor_size=16, steps=8)
     start = Start("random", "resnet18", 224, 0, "untrained")
     stored = {"start": dataclasses.asdict(start), "settings": dataclasses.asdict(settings)}
     make_checkpoint(tmp_path)

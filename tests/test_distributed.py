@@ -25,6 +25,24 @@ def runs(tmp_path_factory, program_server):
     return results
 
 
+@pytest.mark.parametrize("method", ["deepcluster", "supervised"])
+def test_two_replicas_of_a_baseline_equal_one_device(tmp_path, program_server, method):
+    results = []
+    for replicas in (1, 2):
+        output = tmp_path / f"{replicas}.npz"
+        program = program_server.start(PROGRAM, replicas, output, method, cwd=ROOT)
+        _, stderr = program.communicate()
+        assert program.returncode == 0, stderr
+        results.append(dict(np.load(output)))
+    one, two = results
+    assert_equal_runs(two, one)
+    names = [name for name in one if name.startswith("top/")]
+    assert len(names) == 2
+    for name in names:
+        np.testing.assert_allclose(two[name][0], one[name][0], rtol=1e-3, atol=1e-3)
+        np.testing.assert_array_equal(two[name][1], two[name][0])
+
+
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory, program_server, free_ports):
     """What each of two worker processes wrote, one replica each."""

@@ -1,6 +1,7 @@
 """What a run hands over: written at the end of training and by tools/export.py alike."""
 
 import fcntl
+import gc
 import hashlib
 import json
 import re
@@ -181,10 +182,13 @@ def test_an_earlier_export_gives_way_and_nothing_else(run, exported, earlier):
     network_from_weights(earlier / "weights.npz")
 
 
-def test_an_earlier_export_survives_a_failure(run, earlier):
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("full_at", ["1/variables/variables.data-00000-of-00001", "weights.npz"])
+def test_an_earlier_export_survives_a_failure(run, earlier, full_at):
+    size = (earlier / full_at).stat().st_size - 1000
     before = files_of(earlier)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))  # as a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))  # as a full disk
     try:
         with pytest.raises(ExportError, match="cannot be written") as caught:
             export_run(run, earlier, sample_pictures(run, 1)[0])
@@ -194,6 +198,28 @@ def test_an_earlier_export_survives_a_failure(run, earlier):
     assert not re.search(r"\{\{|\[Op:|\[Errno", str(caught.value))
     assert files_of(earlier) == before
     assert not list(earlier.glob(".export-*"))
+    gc.collect()  # a file that could not be closed would complain here
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(run, earlier, exported, start_tool):
+    """And not what a living one writes, nor what only has such a name."""
+    (earlier / ".export-mybackup").mkdir()
+    (earlier / ".export-mybackup" / "notes").write_text("precious")
+    with (earlier / LOCK).open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # so that neither can be done
+        first, second = (
+            start_tool("export", f"--run_dir={run.path}", f"--export_dir={earlier}")
+            for _ in range(2)
+        )
+        while len(list(earlier.glob(".export-*/*/README.md"))) < 2:
+            assert first.poll() is None and second.poll() is None
+            time.sleep(0.01)
+        first.kill()
+        first.communicate()
+    assert second.communicate()[1] == "" and second.returncode == 0
+    assert len(list(earlier.glob(".export-*/*/README.md"))) == 1
+    export_run(run, earlier, sample_pictures(run, 1)[0])
+    assert set(files_of(earlier)) == {*files_of(exported), ".export-mybackup/notes"}
 
 
 def test_an_export_waits_while_another_one_moves_its_files(run, earlier):
@@ -204,7 +230,7 @@ def test_an_export_waits_while_another_one_moves_its_files(run, earlier):
             target=export_run, args=(run, earlier, sample_pictures(run, 1)[0])
         )
         thread.start()
-        while not list(earlier.glob(".export-*/README.md")):
+        while not list(earlier.glob(".export-*/*/README.md")):
             assert thread.is_alive()
             time.sleep(0.01)
         thread.join(0.5)

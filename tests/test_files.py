@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from la_tf.files import lock, replace_folder, replacing
+from la_tf.files import lock, replace_folder, replacing, temporary_folder
 
 
 def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
@@ -22,6 +22,12 @@ def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
         raise RuntimeError
     assert path.read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("path", ["", "/"])
+def test_what_has_no_name_is_no_file(path):
+    with pytest.raises(IsADirectoryError, match="Is a directory"), replacing(pathlib.Path(path)):
+        pass
 
 
 def test_a_lock_keeps_another_process_out_until_that_ends_even_by_a_kill(tmp_path):
@@ -48,6 +54,20 @@ def test_a_folder_that_cannot_be_replaced_is_still_there(tmp_path):
     with pytest.raises(FileNotFoundError):
         replace_folder(tmp_path / "missing", tmp_path / "1")
     assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["1", "1/old"]
+
+
+def test_a_temporary_folder_is_removed_whatever_ends_its_use(tmp_path):
+    parent = tmp_path / "parent"
+    for error in (KeyError, ValueError):
+        with pytest.raises(error), temporary_folder(parent, "own-", ValueError) as folder:
+            (folder / "file").touch()
+            with temporary_folder(parent, "own-") as other:
+                assert (folder / "file").exists() and other != folder
+            raise error
+        assert folder.exists() == (error is ValueError)
+    with temporary_folder(parent, "own-"):
+        assert not folder.exists()  # it was kept until now
+    assert list(parent.iterdir()) == []
 
 
 def folder_of(path: pathlib.Path, word: str) -> pathlib.Path:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from la_tf.config import ObjectiveConfig
+from la_tf.config import ClusteringConfig, ObjectiveConfig
 from la_tf.memory_bank import MemoryBank
 from la_tf.model import LocalAggregation
 from la_tf.neighbors import close_neighbors, nearest_rows
@@ -54,7 +54,7 @@ def stepped(golden):
         objective=ObjectiveConfig(
             tau=float(golden["tau"]), k=int(golden["k"]), mix=1.0 - float(golden["m"])
         ),
-        num_clusterings=num_clusterings,
+        clustering=ClusteringConfig(num_clusterings=num_clusterings),
         warm_start_steps=0,
         weight_decay=0.0,
     )

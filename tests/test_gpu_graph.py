@@ -3,6 +3,7 @@
 Seen without a GPU: see gpu_graph.py. Traces alone, nothing is run.
 """
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from gpu_graph import Layout, gpu_kernel, is_refused, lay_out
@@ -17,6 +18,7 @@ from la_tf.config import (
     ClusteringConfig,
     Config,
     DataConfig,
+    MethodConfig,
     NetworkConfig,
     NumericsConfig,
     ObjectiveConfig,
@@ -72,34 +74,41 @@ def problems(step, replicas: int = 1) -> list[str]:
     return cannot_run(layout) + large
 
 
-def make_model(replicas: int = 1, *, mixed=False, block_size=0, ir_loss="softmax"):
+def make_model(
+    replicas: int = 1, *, mixed=False, block_size=0, ir_loss="softmax", method="local_aggregation"
+):
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16" if mixed else "float32")
     config = Config(
+        method=MethodConfig(method=method, top_rate=2.0),
         data=DataConfig(image_size=SIDE, batch_size=replicas * B),
         network=NetworkConfig(network="smallnet", dim=D),
         objective=ObjectiveConfig(k=K, ir_loss=ir_loss, nce_negatives=11),
-        clustering=ClusteringConfig(num_clusterings=H),
+        clustering=ClusteringConfig(num_clusters=11, num_clusterings=H),
         schedule=ScheduleConfig(epochs=2, ir_epochs=1),
         numerics=NumericsConfig(mixed_precision=mixed, block_size=block_size),
     )
-    return build_model(config, N, steps_per_epoch=10)
+    return build_model(config, N, steps_per_epoch=10, labels=np.arange(N) % 5)
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"mixed": True}, {"block_size": 1}, {"ir_loss": "nce"}],
-    ids=["float32", "bfloat16", "blocks", "nce"],
+    [
+        *({}, {"mixed": True}, {"block_size": 1}, {"ir_loss": "nce"}),
+        *({"method": "deepcluster"}, {"method": "supervised"}),
+    ],
+    ids=["float32", "bfloat16", "blocks", "nce", "deepcluster", "supervised"],
 )
-def test_a_training_step_of_either_objective_stays_on_the_gpu(options):
+def test_a_training_step_of_any_objective_stays_on_the_gpu(options):
     step = tf.function(make_model(**options).train_step)
     data = tf.TensorSpec([B], tf.int32), tf.TensorSpec([B, SIDE, SIDE, 3])
     assert problems(step.get_concrete_function(data)) == []
 
 
-def test_a_training_step_of_two_replicas_stays_on_the_gpus():
+@pytest.mark.parametrize("method", ["local_aggregation", "deepcluster", "supervised"])
+def test_a_training_step_of_two_replicas_stays_on_the_gpus(method):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
-        model = make_model(2)
+        model = make_model(2, method=method)
     parts = [lambda _: tf.range(B), lambda _: tf.zeros([B, SIDE, SIDE, 3])]
     data = tuple(map(strategy.experimental_distribute_values_from_function, parts))
     step = tf.function(lambda data: strategy.run(model.train_step, args=(data,)))

@@ -16,21 +16,23 @@ FLOORS = (
     (
         *("la_tf/config.py", "la_tf/errors.py", "la_tf/files.py", "la_tf/quiet.py"),
         *("la_tf/phases.py", "la_tf/faiss_library.py", "la_tf/blocks.py", "la_tf/selection.py"),
+        "la_tf/stop_signals.py",
     ),
-    ("la_tf/options.py", "la_tf/memory.py"),
+    ("la_tf/options.py", "la_tf/memory.py", "la_tf/stored.py"),
     # Images and networks; the method, file by file in the order of the paper.
     (
         *("la_tf/data/", "la_tf/networks/", "la_tf/resolve.py", "la_tf/recipes.py"),
         *("la_tf/objective.py", "la_tf/neighbors.py", "la_tf/memory_bank.py"),
         *("la_tf/clustering.py", "la_tf/schedules.py"),
     ),
-    ("la_tf/model.py",),
+    ("la_tf/banked_model.py", "la_tf/neighborhoods.py"),
+    ("la_tf/model.py", "la_tf/baselines/"),
     ("la_tf/building.py",),
     ("la_tf/runs/",),
     ("la_tf/embedding/", "la_tf/results/"),
     ("la_tf/evaluation/", "la_tf/export/", "la_tf/serving/"),
     ("la_tf/analysis/", "la_tf/callbacks/", "detection/"),
-    ("la_tf/search/", "la_tf/trainer.py"),
+    ("la_tf/search/", "la_tf/trainer.py", "la_tf/reproduction/"),
     ("la_tf/benchmark/", "la_tf/__init__.py"),
     ("tools/",),
 )
@@ -41,35 +43,40 @@ ONLY = {
     "la_tf/config.py": set(),
     "la_tf/errors.py": set(),
     "la_tf/quiet.py": set(),
+    "la_tf/stop_signals.py": set(),
     "la_tf/options.py": {"la_tf.config"},
     "la_tf/recipes.py": {"la_tf.config", "la_tf.options"},
     "la_tf/resolve.py": {"la_tf.config", "la_tf.options"},
     "la_tf/files.py": {"la_tf.errors"},
     "la_tf/objective.py": {"tensorflow", "la_tf.blocks"},
     "la_tf/neighbors.py": {"tensorflow", "la_tf.blocks", "la_tf.selection"},
+    "la_tf/neighborhoods.py": {"tensorflow", "la_tf.config", "la_tf.neighbors"},
     "la_tf/selection.py": {"tensorflow"},
     "la_tf/blocks.py": {"tensorflow"},
     "la_tf/memory_bank.py": {"tensorflow"},
-    "la_tf/clustering.py": {"numpy", "la_tf.errors", "la_tf.faiss_library"},
+    "la_tf/clustering.py": {"numpy", "sklearn", "la_tf.errors", "la_tf.faiss_library"},
     "la_tf/faiss_library.py": {"numpy", "faiss"},
-    "la_tf/data/image_headers.py": {"PIL"},
+    "la_tf/data/image_headers.py": set(),
     # What `tools/compare.py` reads without TensorFlow.
-    "la_tf/runs/log.py": {"la_tf.errors"},
+    "la_tf/stored.py": {"numpy", "la_tf.files"},
+    "la_tf/runs/log.py": {"la_tf.errors", "la_tf.stored"},
     "la_tf/runs/checkpoints.py": {"la_tf.errors", "la_tf.files"},
     "la_tf/runs/directory.py": {
         *("la_tf.config", "la_tf.errors", "la_tf.files"),
-        *("la_tf.runs.checkpoints", "la_tf.runs.log"),
+        *("la_tf.runs.checkpoints", "la_tf.runs.description", "la_tf.runs.log", "la_tf.stored"),
     },
-    "la_tf/runs/description.py": {"la_tf.config", "la_tf.errors"},
+    "la_tf/runs/description.py": {
+        *("la_tf.config", "la_tf.errors", "la_tf.options", "la_tf.stored")
+    },
     "la_tf/serving/batching.py": {"numpy"},
     "la_tf/serving/protocol.py": {"numpy"},
     # Nothing but networks, images, runs and the form of an export: none of the method.
     "detection/": {
         *("detection", "la_tf.config", "la_tf.data", "la_tf.errors", "la_tf.export"),
-        *("la_tf.files", "la_tf.networks", "la_tf.runs"),
+        *("la_tf.files", "la_tf.networks", "la_tf.runs", "la_tf.stored"),
         *("numpy", "official", "PIL", "tensorflow"),
     },
-    "detection/voc.py": {"PIL"},
+    "detection/voc.py": {"PIL", "la_tf.files"},
     "detection/metric.py": {"numpy", "detection"},
     "detection/drawing.py": {"numpy", "PIL", "detection"},
 }
@@ -170,5 +177,6 @@ def test_nothing_needs_the_language_packages_of_model_garden(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_no_file_is_longer_than_a_reader_can_hold(name):
-    limit = 250 if name == "la_tf/model.py" else 350
+    # The method is to be read in one go, and the options are a list to look things up in.
+    limit = {"la_tf/model.py": 250, "la_tf/config.py": 450}.get(name, 350)
     assert len(FILES[name].read_text().splitlines()) <= limit

@@ -9,9 +9,10 @@ import tensorflow as tf
 from imitation import needs_bfloat16
 from scipy.special import log_softmax, logsumexp
 
-from la_tf import model as model_module
-from la_tf.config import ObjectiveConfig
-from la_tf.model import LocalAggregation, decayed_weights
+from la_tf import banked_model
+from la_tf.banked_model import decayed_weights
+from la_tf.config import ClusteringConfig, ObjectiveConfig
+from la_tf.model import LocalAggregation
 from la_tf.networks import build_network
 
 N, D, B, K, TAU, MIX = 30, 4, 6, 8, 0.2, 0.5
@@ -33,7 +34,7 @@ def make_model(network, warm_start_steps, objective=OBJECTIVE, **options) -> Loc
         network,
         N,
         objective=objective,
-        num_clusterings=2,
+        clustering=ClusteringConfig(num_clusterings=2),
         warm_start_steps=warm_start_steps,
         weight_decay=DECAY,
         seed=3,
@@ -203,7 +204,7 @@ def test_losses_stay_float32_under_mixed_precision():
 def test_waiting_for_data_is_measured(monkeypatch):
     """By a clock of our own, which runs while the data are made and at no other time."""
     clock = [0.0]
-    monkeypatch.setattr(model_module, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(banked_model, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
 
     class SlowData:
         """Batches that take two seconds each."""

@@ -1,6 +1,7 @@
 """Training of readouts: what it reaches, what it leaves alone, and a kill on the way."""
 
 import pathlib
+import shutil
 import signal
 
 import numpy as np
@@ -99,6 +100,21 @@ def test_a_stopped_training_goes_on_to_the_same_bits(network, pictures, tmp_path
     training.run()
     for a, b in zip(weights(training), weights(uninterrupted[0]), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_unfinished_readouts_that_are_damaged_are_named(network, pictures, tmp_path, uninterrupted):
+    folder = tmp_path / "readouts"
+    shutil.copytree(uninterrupted[0].folder, folder)
+    features, quiet = layer_features(network), {"say": lambda line: None}
+    (folder / "checkpoint").write_bytes(b"\0 garbage")  # the readouts themselves are whole
+    assert ReadoutTraining(features, pictures, CONFIG, folder, **quiet).step == 18
+    for file in folder.glob("ckpt-18.*"):
+        whole = file.read_bytes()
+        for content in (b"", whole[: len(whole) // 2], bytes(len(whole))):
+            file.write_bytes(content)
+            with pytest.raises(RunError, match=f"readouts in {folder} cannot be read .*: remove"):
+                ReadoutTraining(features, pictures, CONFIG, folder, **quiet)
+        file.write_bytes(whole)
 
 
 SCRIPT = """

@@ -1,8 +1,10 @@
 """TFRecords with an index: what is written is what is read, and damage is named."""
 
+import gc
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import tensorflow as tf
 from la_tf.config import AugmentConfig
 from la_tf.data.base import DataError, Source
 from la_tf.data.pipeline import Steps, train_dataset
-from la_tf.data.record_writer import complete_or_absent, write_records
+from la_tf.data.record_writer import complete_or_absent, index_foreign_shards, write_records
 from la_tf.data.records import RecordSource
 from la_tf.data.sources import open_source
 
@@ -147,9 +149,26 @@ def test_failed_write_leaves_nothing(tmp_path, contents):
                 raise OSError("disk gone")
             return super().read(i)
 
-    with pytest.raises(OSError, match="disk gone"):
+    with pytest.raises(DataError, match=r"/r cannot be written: disk gone\. Fix that"):
         write_records(Failing(contents), str(tmp_path / "r"), 2)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("size", [5_000, 200])
+def test_a_full_disk_is_one_sentence_and_nothing_is_left(tmp_path, contents, size):
+    """While a shard or, with less room, the index is written."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    source = ListSource(contents if size > 1000 else [b"x"])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))  # as a full disk
+    try:
+        with pytest.raises(DataError, match=r"r cannot be written: .*File too large") as caught:
+            write_records(source, str(tmp_path / "r"), 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    gc.collect()  # a file that could not be closed would complain here
 
 
 def test_existing_folder_is_not_overwritten(written):
@@ -195,8 +214,10 @@ def test_killed_writer_leaves_no_folder_that_opens(tmp_path):
     assert not (tmp_path / "r").exists()
     assert left  # a killed process cannot clean up, but what it leaves does not open
     for folder in left:
-        with pytest.raises(DataError, match=r"no index\.json"):
+        with pytest.raises(DataError):
             open_source(str(folder))
+    write_records(ListSource([b"1"]), str(tmp_path / "r"))
+    assert list(tmp_path.iterdir()) == [tmp_path / "r"]  # the next one does it
 
 
 def test_views_are_the_same_from_records_and_files(tmp_path):
@@ -256,3 +277,18 @@ def test_tool_writes_both_parts(tmp_path, run_tool):
     assert code == 1
     assert stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in stderr
+
+
+def test_a_shard_of_another_tool_that_is_damaged_is_named(written, tmp_path):
+    shard = sorted(written.glob("*.tfrecord"))[0]
+    arguments = "image/encoded", None, "image/filename", None
+    assert index_foreign_shards([str(shard)], *arguments).counts[0] > 0
+    whole = shard.read_bytes()
+    for content in (whole[:-3], whole[:50] + b"x" + whole[51:], bytes(len(whole))):
+        shard.write_bytes(content)
+        with pytest.raises(DataError, match=f"{shard} cannot be read"):
+            index_foreign_shards([str(shard)], *arguments)
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        writer.write(b"\xff no example")
+    with pytest.raises(DataError, match=f"{shard} holds a record that is no example"):
+        index_foreign_shards([str(shard)], *arguments)

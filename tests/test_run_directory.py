@@ -143,6 +143,16 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("name", ["[x]*?{1,2}", "a?", "a*", "back\\slash"])
+def test_a_directory_that_tensorflow_takes_for_a_pattern_is_refused_before_it_is_made(
+    tmp_path, name
+):
+    with pytest.raises(RunError, match="pattern of names: name another directory"):
+        open_run(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+    open_run(tmp_path / "{1,2} a]").release()
+
+
 def test_a_directory_in_use_is_refused(tmp_path):
     held = open_run(tmp_path)
     with pytest.raises(RunError, match="another process is training"):

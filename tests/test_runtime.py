@@ -6,7 +6,7 @@ import types
 import pytest
 import tensorflow as tf
 
-from la_tf.config import Config, ConfigError, DataConfig, NumericsConfig
+from la_tf.config import Config, ConfigError, DataConfig, NumericsConfig, RunConfig
 from la_tf.runs import runtime
 
 
@@ -25,6 +25,29 @@ def test_float32_is_float32_unless_less_was_asked_for(restored, numerics, expect
     tf.config.experimental.enable_tensor_float_32_execution(not expected)
     runtime.configure(NumericsConfig(deterministic=False, **numerics), seed=0)
     assert tf.config.experimental.tensor_float_32_execution_enabled() == expected
+
+
+@pytest.mark.parametrize(
+    "hosts,index,words",
+    [
+        ("a:1,b:2", 2, r"--task_index=2 is beyond the 2 workers of --worker_hosts: give 0 to 1\."),
+        ("a:1", 99, "--task_index=99 is beyond the 1 workers"),
+        ("a:1,,b:2", 0, "--worker_hosts names '': give host:port"),
+        ("a:1,b", 1, "names 'b'"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused(monkeypatch, hosts, index, words):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    config = RunConfig(strategy="multi_worker_mirrored", worker_hosts=hosts, task_index=index)
+    with pytest.raises(ConfigError, match=words):
+        runtime.make_strategy(config)
+
+
+@pytest.mark.parametrize("given", ["{", "[]", "{}", '{"cluster": {"worker": "a:1"}}', "null"])
+def test_a_description_of_workers_that_is_none_is_refused(monkeypatch, given):
+    monkeypatch.setenv("TF_CONFIG", given)
+    with pytest.raises(ConfigError, match="TF_CONFIG does not describe the workers: "):
+        runtime.make_strategy(RunConfig(strategy="multi_worker_mirrored"))
 
 
 def test_memory_that_tensorflow_has_taken_already_stays_as_it_is(monkeypatch):

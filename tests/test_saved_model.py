@@ -247,6 +247,24 @@ def test_an_export_holds_the_network_s_weights_and_little_else(exports):
     assert data.stat().st_size == pytest.approx(weights, rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["[x]", "a*"])
+def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(exports, tmp_path, name):
+    network = exports[1][SIDES[0]]
+    with pytest.raises(ExportError, match="pattern of names: name another folder"):
+        export_saved_model(network, "smallnet", SIDES[0], tmp_path / name, encoded_images()[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", [b"text", b"\xff" * 50])
+def test_a_damaged_fingerprint_is_no_traceback(exports, tmp_path, caplog, damage):
+    """TensorFlow itself goes on without it: nothing that the model does depends on it."""
+    folder = shutil.copytree(exports[0] / str(SIDES[0]) / "1", tmp_path / "1")
+    (folder / "fingerprint.pb").write_bytes(damage)
+    tf.saved_model.load(str(folder))
+    (record,) = [record for record in caplog.records if "fingerprint" in record.message.lower()]
+    assert record.exc_info is None and "loading will continue" in record.message
+
+
 @pytest.fixture
 def earlier_export(exports, tmp_path):
     """A folder of its own with a copy of the first export, and its embeddings of the images."""

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from la_tf.config import OptimizerConfig
-from la_tf.schedules import Plateau, learning_rate
+from la_tf.schedules import Plateau, learning_rate, levelled_off
 
 
 def test_fixed_drops_happen_before_the_first_step_of_their_epoch():
@@ -16,6 +16,17 @@ def test_fixed_drops_happen_before_the_first_step_of_their_epoch():
 
 def test_without_drops_the_rate_is_a_number():
     assert learning_rate(OptimizerConfig(learning_rate=0.5), 10) == 0.5
+
+
+def test_a_loss_has_levelled_off_when_ten_epochs_show_it():
+    falling = [10 - 0.5 * epoch for epoch in range(10)]
+    assert not any(levelled_off(falling[:count]) for count in range(11))
+    assert not levelled_off([4.0] * 9)
+    assert levelled_off([4.0] * 10)
+    # Five epochs at 96 % of the five before are level, at 94 % they are not.
+    assert levelled_off([9.0, *[4.0] * 5, *[3.84] * 5])
+    assert not levelled_off([9.0, *[4.0] * 5, *[3.76] * 5])
+    assert levelled_off([4.0] * 5 + [5.0] * 5)
 
 
 @pytest.fixture

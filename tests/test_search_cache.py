@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from test_image_headers import png_of_size
 
 from la_tf.data.augment import center_view
 from la_tf.data.base import DataError, Source
@@ -250,6 +251,7 @@ def broken_files(folder) -> dict[str, bytes]:
     return {
         "cut.jpg": large.getvalue()[:2000],  # its head is that of a picture
         "empty.png": b"",
+        "large.png": png_of_size(20_000, 20_000),
         "text.gif": b"text",
     }
 
@@ -267,18 +269,20 @@ def test_files_that_are_no_picture_are_left_out_until_mended(network, folder, tm
     first = gallery(said)
     assert (len(first.pictures), first.num_new) == (20, 20)
     assert sorted(os.path.basename(image.name) for image in first.left_out) == [
-        "cut.jpg", "empty.png", "pipe.jpg", "text.gif", "to_nothing.jpg", "to_zeros.jpg"
-    ]  # fmt: skip
+        *("cut.jpg", "empty.png", "large.png", "pipe.jpg", "text.gif", "to_nothing.jpg"),
+        "to_zeros.jpg",
+    ]
     (sentence,) = said
-    assert "6 of the 26 files" in sentence and sentence.endswith(" and 3 more.")
+    assert "7 of the 27 files" in sentence and sentence.endswith(" and 4 more.")
     reasons = {os.path.basename(image.name): image.reason for image in first.left_out}
     assert "No such file" in reasons["to_nothing.jpg"]
+    assert reasons["large.png"].startswith("has 400.0 megapixels, more than the 150 allowed")
     assert reasons["pipe.jpg"] == reasons["to_zeros.jpg"] == "is no regular file"
     (folder / "cut.jpg").write_bytes(bmp(99))
     said.clear()
     second = gallery(said)
     assert (len(second.pictures), second.num_new) == (21, 1)
-    assert len(said) == 1 and "5 of the 26 files" in said[0]
+    assert len(said) == 1 and "6 of the 27 files" in said[0]
 
 
 def test_of_a_strip_the_middle_is_embedded(network, folder, tmp_path):
@@ -300,7 +304,7 @@ def test_a_folder_without_any_picture_is_refused(network, tmp_path):
         PictureFiles(str(folder))
     for name, content in broken_files(folder).items():
         (folder / name).write_bytes(content)
-    with pytest.raises(DataError, match=r"no picture to embed: .* the first of 3 files") as caught:
+    with pytest.raises(DataError, match=r"no picture to embed: .* the first of 4 files") as caught:
         open_gallery(network, PictureFiles(str(folder)), str(tmp_path / "c"))
     assert "\n" not in str(caught.value)
 

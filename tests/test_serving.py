@@ -175,7 +175,10 @@ def test_what_is_no_http_at_all(address, said):
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(said)
         if said:
-            assert connection.recv(99).startswith(b"HTTP/1.0 400")
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            assert response.status == 400
+            assert json.loads(response.read())["error"].startswith("this is no valid HTTP: ")
     assert Client(address).ask("GET", "/healthz")[0] == 200
 
 
@@ -194,6 +197,15 @@ def test_bodies_and_headers_that_are_not_served(address, headers, body, code):
     client.connection.request("POST", PREDICT, body, headers, encode_chunked=code == 413)
     response = client.connection.getresponse()
     assert (response.status, list(json.loads(response.read()))) == (code, ["error"])
+
+
+def test_what_libjpeg_says_of_a_picture_is_not_on_the_console(address, expected):
+    """The fixture sees that stderr stays empty."""
+    start = GOOD[0].index(b"\xff\xda")
+    padded = GOOD[0][:start] + bytes(9) + GOOD[0][start:]  # "Corrupt JPEG data", and yet whole
+    status, told, _ = Client(address).ask("POST", PREDICT, rows_of(padded))
+    assert status == 200
+    np.testing.assert_allclose(told["predictions"], expected[:1], atol=1e-5)
 
 
 def test_many_clients_at_once_get_what_they_asked_for(address, expected):
@@ -240,6 +252,7 @@ def test_the_port_of_another_server_is_refused(run_tool, export, address):
     "flags, words",
     [
         ([], "give --export_dir"),
+        (["--export_dir="], "--export_dir is empty"),
         (["--export_dir=nowhere"], "nowhere holds no SavedModel"),
         (["--export_dir=x", "--model_name=a:b"], "--model_name takes letters"),
         (["--export_dir=x", "--host="], "--host is empty"),

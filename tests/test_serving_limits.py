@@ -6,6 +6,7 @@ No test here looks at a clock: the server is held at one place while another thi
 import contextlib
 import fcntl
 import gzip
+import http.client
 import pathlib
 import signal
 import subprocess
@@ -28,13 +29,14 @@ from serving_client import (
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # The tool itself, but for the seconds that it has to end in. Model or parser begin their work, say
-# so, and wait while somebody holds a lock; what is taken of the room for bodies is said too.
+# so, and wait while somebody holds a lock; what of the room for bodies is taken is said too.
 HELD = """
 import dataclasses, fcntl, runpy, sys
 from la_tf import quiet; quiet.quiet()
-from la_tf.serving import batching, protocol, served_model, server
+from la_tf.serving import batching, bodies, protocol, served_model, server
 place, lock, seconds, *flags = sys.argv[1:]
-server._SHUTDOWN_SECONDS = float(seconds)
+server._SHUTDOWN_SECONDS = bodies._STALLED_SECONDS = float(seconds)
+bodies._SILENT_SECONDS = 3600.0
 load_model, parse_predict = served_model.load_model, protocol.parse_predict
 take = batching.MemoryBudget.take
 
@@ -52,7 +54,7 @@ def load_held_model(folder):
 
 def take_and_tell(room, size):
     take(room, size)
-    print("taken", size, flush=True)
+    print("taken", room._held, flush=True)
 
 if place == "model":
     served_model.load_model = load_held_model
@@ -183,22 +185,26 @@ def test_no_body_keeps_others_waiting(lock, export, expected):
 
 
 def test_bodies_that_are_being_read_take_of_the_queue(lock, export, expected):
-    flags = ("--max_queue_mb=1", "--max_request_mb=1")
+    flags = ("--max_queue_mb=2", "--max_request_mb=1")
     with serving_held("room", lock, export, *flags) as (process, address):
-        slow = Client(address).connection
-        slow.putrequest("POST", PREDICT)
-        slow.putheader("Content-Length", "999999")
-        slow.endheaders(b" " * 990_000)
-        taken = 0
-        while taken < 990_000:
-            taken += int(until_said(process, "taken"))
-        body = b" " * 12_000 + rows_of(GOOD[0])
-        status, told, headers = Client(address).ask("POST", PREDICT, body)
-        assert (status, headers["Retry-After"]) == (503, "1")
-        assert "of 1 million bytes" in told["error"]
-        slow.close()
+        body = b" " * 22_000 + rows_of(GOOD[0])
+        silent = []
+        for number, said in ((1, "of the 1 million bytes that one"), (2, "of 2 million bytes")):
+            client = (f"127.0.0.{number}", 0)
+            slow = http.client.HTTPConnection(address, source_address=client)
+            slow.putrequest("POST", PREDICT)
+            slow.putheader("Content-Length", "999999")
+            slow.endheaders(b" " * 990_000)
+            while int(until_said(process, "taken")) < 990_000 * number:
+                pass
+            silent.append(slow)
+            # The first client has had all that it may have; then there is nothing for a third.
+            asked = Client(address, source=f"127.0.0.{2 * number - 1}")
+            status, told, headers = asked.ask("POST", PREDICT, body)
+            assert (status, headers["Retry-After"]) == (503, "1") and said in told["error"]
+        silent[0].close()
         for _ in range(6000):
-            if (found := Client(address).ask("POST", PREDICT, body))[0] == 200:
+            if (found := asked.ask("POST", PREDICT, body))[0] == 200:
                 break
             time.sleep(0.01)
         np.testing.assert_allclose(found[1]["predictions"], expected[:1], atol=1e-5)
@@ -209,7 +215,7 @@ def test_a_model_that_is_stuck_does_not_keep_the_server_from_ending(lock, export
         client = Client(address)
         client.connection.request("POST", PREDICT, rows_of(GOOD[0]))
         until_said(process, "begun")  # and nobody will let it end
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGHUP)
         assert process.wait(120) == 0
 
 

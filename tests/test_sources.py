@@ -1,5 +1,6 @@
 """Folders, digits, TFDS names and the parts made of them."""
 
+import dataclasses
 import io
 import os
 
@@ -192,6 +193,19 @@ def test_holdout_is_a_disjoint_function_of_the_seed(tmp_path):
     for count in (0, 20, -1):
         with pytest.raises(DataError, match=f"--holdout={count} "):
             split_holdout(train, count, 0)
+
+
+def test_limit_takes_some_of_what_is_not_held_out(tmp_path):
+    for i in range(20):
+        put(tmp_path / f"{i:02}.png")
+    config = DataConfig(data=str(tmp_path), holdout=6, limit=5)
+    train, val = open_train_and_val(config, seed=3)
+    assert (train.num_examples, val.num_examples) == (5, 6)
+    assert not set(names_of(train)) & set(names_of(val))
+    assert names_of(train) == names_of(open_train_and_val(config, seed=3)[0])
+    assert names_of(train) != names_of(open_train_and_val(config, seed=4)[0])
+    everything = dataclasses.replace(config, limit=99)
+    assert open_train_and_val(everything, seed=3)[0].num_examples == 14
 
 
 def test_subset_renumbers_densely():

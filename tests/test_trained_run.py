@@ -11,6 +11,7 @@ from la_tf.data.digits import digits_parts
 from la_tf.data.pipeline import eval_dataset
 from la_tf.embedding.embedder import Embedder
 from la_tf.errors import RunError
+from la_tf.runs.checkpoints import present_checkpoints
 from la_tf.runs.trained_run import open_images, open_run
 
 pytestmark = pytest.mark.slow
@@ -119,6 +120,37 @@ def test_where_the_newest_checkpoint_was_removed_an_older_one_is_taken(trained_r
     older = open_run(str(copy))
     assert newest.step == step and older.step < step
     assert (older.bank != newest_bank).any()
+
+
+def test_a_checkpoint_that_training_removes_before_it_is_read_gives_way_to_the_next(
+    trained_run, tmp_path, monkeypatch
+):
+    """Training goes on from step 39 to 42 between the choice and the reading, then to 44."""
+    copy = shutil.copytree(trained_run, tmp_path / "run")
+    steps, away = [39, 42, 44], tmp_path / "away"
+    shutil.move(copy / "checkpoints", away)
+    (copy / "checkpoints").mkdir()
+
+    def train_on():
+        for file in (copy / "checkpoints").iterdir():
+            file.unlink()
+        for file in away.glob(f"ckpt-{steps.pop(0)}.*"):
+            shutil.copy(file, copy / "checkpoints")
+
+    def chosen(folder):
+        paths = present_checkpoints(folder)
+        if len(steps) == 2:
+            train_on()
+        return paths
+
+    train_on()
+    monkeypatch.setattr("la_tf.runs.trained_run.present_checkpoints", chosen)
+    run = open_run(str(copy))
+    assert run.step == 42
+    train_on()
+    reader = tf.train.load_checkpoint(str(away / "ckpt-42"))
+    bank = reader.get_tensor("model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE")
+    np.testing.assert_array_equal(run.bank, bank)  # of the same step as the network
 
 
 def test_the_bank_is_read_when_it_is_asked_for_and_says_so_where_it_is_damaged(

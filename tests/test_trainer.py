@@ -263,6 +263,12 @@ def test_what_cannot_be_trained_is_refused(tmp_path, pictures, options, error, w
     refused(recipe(tmp_path / "run", **options), error, words)
 
 
+def test_supervised_training_without_labels_is_refused(tmp_path, pictures):
+    config = recipe(tmp_path / "run", data=str(pictures), method="supervised")
+    refused(config, ConfigError, "--method=supervised needs labels")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_directory_that_cannot_be_written_is_refused(tmp_path, pictures):
     (tmp_path / "file").write_text("kept")
     config = recipe(tmp_path / "file" / "run", data=str(pictures))

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import re
 from xml.sax.saxutils import escape
 
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 from official.vision.dataloaders.tf_example_decoder import TfExampleDecoder
 from PIL import Image
+from test_image_headers import png_of_size
 
 from detection.records import convert, encode
 from detection.voc import (
@@ -315,3 +317,21 @@ def test_many_images_are_several_shards(voc, tmp_path, monkeypatch):
     assert len(list((tmp_path / "VOC2007-trainval").glob("*.tfrecord"))) == 2
     assert len(decoded(records)) == 3
     assert json.loads((tmp_path / "VOC2007-trainval" / "records.json").read_text())["images"] == 3
+
+
+def test_only_regular_files_of_few_pixels_become_records(voc, tmp_path):
+    """A pipe would be waited for, and a picture of 400 megapixels would end the process."""
+    pipe, large = (voc / "JPEGImages" / f"{name}.jpg" for name in ("000045", "000054"))
+    pipe.unlink()
+    os.mkfifo(pipe)
+    large.write_bytes(png_of_size(20_000, 20_000))
+    (voc / "Annotations" / "000054.xml").write_text(annotation(20_000, 20_000, []))
+    folder = tmp_path / "records"
+    records = convert(voc, "trainval", folder, skip_bad=True, say=lambda sentence: None)
+    problems = "\n".join(records.problems)
+    assert records.num_images == 1 and f"{pipe} cannot be read" in problems
+    assert "400.0 megapixels" in problems or "cannot be read as a picture" in problems
+    (voc / "Annotations" / "000045.xml").unlink()
+    os.mkfifo(voc / "Annotations" / "000045.xml")
+    with pytest.raises(VOCError, match=r"000045\.xml cannot be read as XML .*no regular file"):
+        convert(voc, "trainval", tmp_path / "other")

@@ -9,20 +9,16 @@ Give --run_dir again to draw the densities of other runs beside those of the fir
 import sys
 import time
 
+import command_line
+import config_flags
 from absl import flags
-
-from la_tf import quiet
-
-quiet.quiet()
-
-import command_line  # noqa: E402
 
 _RUN_DIR = flags.DEFINE_multi_string(
     "run_dir", None, "A run directory; the first one's report is written.", required=True
 )
 _DATA = flags.DEFINE_string("data", None, "Other images than the run's, or where they are now.")
 _VAL_DATA = flags.DEFINE_string("val_data", None, "The same for the held-out images.")
-_HOLDOUT = flags.DEFINE_integer("holdout", 0, "With --data: as in tools/train.py.", lower_bound=0)
+_HOLDOUT = config_flags.define_option("holdout", 0, "With --data: as in tools/train.py.")
 
 
 def main() -> None:
@@ -35,10 +31,9 @@ def main() -> None:
     if _HOLDOUT.value and _DATA.value is None:
         command_line.fail("--holdout needs --data: the run's own images were trained on.")
     first, *others = _RUN_DIR.value
-    with command_line.failures_explained():
-        report = write_report(first, others, _DATA.value, _VAL_DATA.value, _HOLDOUT.value)
+    report = write_report(first, others, _DATA.value, _VAL_DATA.value, _HOLDOUT.value)
     print(f"report: {report} ({time.perf_counter() - started:.0f} s)")
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -15,25 +15,23 @@ slow moment affects both.
 import dataclasses
 import json
 import pathlib
+import re
 import sys
 
 import command_line
+import config_flags
 from absl import flags
-
-from la_tf import quiet
-
-quiet.quiet()
 
 _PARTS = ("step", "clustering", "input", "train", "scaling", "serve")
 
 _PART = flags.DEFINE_list("part", ["step"], f"What to time, of {', '.join(_PARTS)}.")
-_REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Rounds that are timed.", lower_bound=1)
+_REPETITIONS = flags.DEFINE_integer(
+    "repetitions", 5, "Rounds that are timed.", lower_bound=1, upper_bound=10**6
+)
 _SIZES = flags.DEFINE_list(
     "sizes", ["50000", "200000", "1281167"], "step and train: N, images of the bank."
 )
-_BLOCK_SIZE = flags.DEFINE_integer(
-    "block_size", 0, "step: as in training; a divisor of 128.", lower_bound=0
-)
+_BLOCK_SIZE = config_flags.define_option("block_size", 0, "step: as in training; a divisor of 128.")
 _NETWORKS = flags.DEFINE_list(
     "networks", ["smallnet:32", "alexnet:224"], "train: NAME:IMAGE_SIZE of each."
 )
@@ -55,16 +53,20 @@ def main() -> None:
         command_line.fail("--part=serve needs --export_dir, the export to measure.")
     if _BLOCK_SIZE.value and 128 % _BLOCK_SIZE.value:
         command_line.fail(f"--block_size={_BLOCK_SIZE.value} is no divisor of the batch of 128.")
-    if not all(size.isdecimal() and int(size) >= 128 for size in _SIZES.value):
-        command_line.fail("--sizes takes numbers of images, 128 or more.")
-    if not all(len(x := n.split(":")) == 2 and x[1].isdecimal() for n in _NETWORKS.value):
-        command_line.fail("--networks takes NAME:IMAGE_SIZE, as in alexnet:224.")
+    if not all(_is_number(size, 128, 2**31 - 1) for size in _SIZES.value):
+        command_line.fail("--sizes takes numbers of images, from 128 to 2147483647.")
+    if not all(len(x := n.split(":")) == 2 and _is_number(x[1], 1, 4096) for n in _NETWORKS.value):
+        command_line.fail("--networks takes NAME:IMAGE_SIZE, as in alexnet:224, of 4096 at most.")
     results = {}
-    with command_line.failures_explained(ValueError, OSError):
+    with command_line.failures_explained(ValueError):
         for part in _PART.value:
             results[part] = _measure(part)
             if _JSON.value is not None:
                 _write(results)
+
+
+def _is_number(text: str, low: int, high: int) -> bool:
+    return re.fullmatch("[0-9]{1,10}", text) is not None and low <= int(text) <= high
 
 
 def _measure(part: str) -> list:
@@ -115,4 +117,4 @@ def _write(results: dict[str, list]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main, again="starts anew")

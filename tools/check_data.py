@@ -5,26 +5,20 @@ python tools/check_data.py --data=/data/pictures
 
 import sys
 
+import command_line
+import config_flags
+import numpy as np
 from absl import flags
 
-from la_tf import quiet
-
-quiet.quiet()
-
-import command_line  # noqa: E402
-import numpy as np  # noqa: E402
-
-from la_tf.config import DataConfig  # noqa: E402
-from la_tf.data.base import Source  # noqa: E402
-from la_tf.data.checks import Survey, survey  # noqa: E402
-from la_tf.data.sources import open_train_and_val  # noqa: E402
+from la_tf.config import DataConfig
 
 _DATA = flags.DEFINE_string("data", None, "Images, as tools/train.py takes them.", required=True)
 _VAL_DATA = flags.DEFINE_string(
     "val_data", None, "Held-out images; default what --data itself keeps apart."
 )
-_HOLDOUT = flags.DEFINE_integer("holdout", 0, "As in tools/train.py.", lower_bound=0)
-_SEED = flags.DEFINE_integer("seed", 0, "Chooses the images of --holdout.")
+_HOLDOUT = config_flags.define_option("holdout", 0, "As in tools/train.py.")
+_SEED = config_flags.define_option("seed", 0, "Chooses the images of --holdout.")
+_MAX_MEGAPIXELS = config_flags.define_option("max_megapixels", DataConfig.max_megapixels)
 
 _SIDES = (0, 32, 64, 128, 224, 256, 512, 1024)  # lower bounds of the histogram, pixels
 
@@ -32,17 +26,21 @@ _SIDES = (0, 32, 64, 128, 224, 256, 512, 1024)  # lower bounds of the histogram,
 def main() -> None:
     """Looks at the training and the held-out images."""
     command_line.parse(sys.argv, __doc__)
-    with command_line.failures_explained(again="starts anew"):
-        config = DataConfig(data=_DATA.value, val_data=_VAL_DATA.value, holdout=_HOLDOUT.value)
-        parts = zip(("train", "held out"), open_train_and_val(config, _SEED.value), strict=True)
-        num_bad = sum(_report(part, source) for part, source in parts if source is not None)
+    # TensorFlow takes seconds to import: only once the flags are known to be right.
+    from la_tf.data.checks import survey
+    from la_tf.data.sources import open_train_and_val
+
+    config = DataConfig(data=_DATA.value, val_data=_VAL_DATA.value, holdout=_HOLDOUT.value)
+    parts = zip(("train", "held out"), open_train_and_val(config, _SEED.value), strict=True)
+    num_bad = sum(
+        _report(part, s, survey(s, _MAX_MEGAPIXELS.value)) for part, s in parts if s is not None
+    )
     if num_bad:
         command_line.fail(f"{num_bad} images cannot be decoded.")
 
 
-def _report(part: str, source: Source) -> int:
-    """Prints one part; returns how many images are bad."""
-    found = survey(source)
+def _report(part: str, source, found) -> int:
+    """Prints one part, from its `Source` and its `Survey`; returns how many images are bad."""
     print(f"{part}: {source.num_examples} images of {source.name}")
     if source.labels is None:
         print("  no labels")
@@ -57,7 +55,7 @@ def _report(part: str, source: Source) -> int:
     return len(found.bad)
 
 
-def _histogram(found: Survey) -> list[str]:
+def _histogram(found) -> list[str]:
     """Images by short side, one line a bin that is not empty."""
     sides = np.repeat([min(size) for size in found.sizes], list(found.sizes.values()))
     counts, _ = np.histogram(sides, bins=[*_SIDES, np.inf])
@@ -70,4 +68,4 @@ def _histogram(found: Survey) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main, again="starts anew")

@@ -23,8 +23,7 @@ def main() -> None:
     run_dirs = command_line.parse(sys.argv, __doc__, positional=True)
     if not run_dirs:
         command_line.fail("name one or more run directories.")
-    with command_line.failures_explained(again="starts anew"):
-        lines = comparison(run_dirs)
+    lines = comparison(run_dirs)
     text = format_csv(lines) if _FORMAT.value == "csv" else format_markdown(lines)
     if _OUTPUT.value is None:
         print(text, end="")
@@ -38,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main, again="starts anew")

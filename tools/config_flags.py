@@ -11,25 +11,39 @@ from la_tf.options import kind_of, option_value, sections_and_options
 from la_tf.recipes import config_of
 
 FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # a tool's --help shows what is defined for it here
 
 
 def define_config_flags() -> None:
     """Defines a flag for every option of `Config`, with its default and help text."""
-    for _, option in sections_and_options().values():
-        cited, kind = option.metadata["section"], kind_of(option)
+    for name, (_, option) in sections_and_options().items():
+        cited = option.metadata["section"]
         help_text = option.metadata["help"] + (f" ({cited})" if cited else "")
-        named = (None, option.name, option.default, help_text)
-        flags.DEFINE_flag(flags.Flag(_OptionParser(option), *named, boolean=kind is bool))
+        define_option(name, option.default, help_text)
+
+
+def define_option(name: str, default: Any, help_text: str | None = None) -> flags.FlagHolder:
+    """Defines a flag that takes what the option of `Config` of that name takes.
+
+    Args:
+      name: of the option and the flag.
+      default: of the flag.
+      help_text: what to say of it; default what the option says.
+    """
+    option = sections_and_options()[name][1]
+    named = (None, name, default, help_text or option.metadata["help"])
+    kind = kind_of(option)
+    return flags.DEFINE_flag(flags.Flag(_OptionParser(option), *named, boolean=kind is bool))
 
 
 class _OptionParser(flags.ArgumentParser):
     """Takes what `option_value` takes."""
 
     def __init__(self, option: dataclasses.Field):
-        self._option = option
+        self.option = option
 
     def parse(self, argument: Any) -> Any:
-        return option_value(self._option, argument)
+        return option_value(self.option, argument)
 
 
 def config_from_flags() -> Config:

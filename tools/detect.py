@@ -3,15 +3,15 @@
 python tools/detect.py --export_dir=RUN/voc07/export --image=FILE_OR_FOLDER --output=FILE_OR_FOLDER
 """
 
+import math
 import pathlib
 import sys
 
 import command_line
+import config_flags
 from absl import flags
 
-from la_tf import quiet
-
-quiet.quiet()
+from la_tf.config import DataConfig
 
 _EXPORT_DIR = flags.DEFINE_string(
     "export_dir", None, "A SavedModel of tools/finetune_voc.py.", required=True
@@ -22,6 +22,10 @@ _OUTPUT = flags.DEFINE_string(
 )
 _MIN_SCORE = flags.DEFINE_float(
     "min_score", 0.5, "Of the objects that are shown.", lower_bound=0, upper_bound=1
+)
+flags.register_validator(_MIN_SCORE, math.isfinite, "give a number")  # NaN is within all bounds
+_MAX_MEGAPIXELS = config_flags.define_option(
+    "max_megapixels", DataConfig.max_megapixels, "Millions of pixels in a picture."
 )
 
 
@@ -36,14 +40,13 @@ def main() -> None:
     from detection.photographs import open_upright
 
     if not image.is_dir():
-        with command_line.failures_explained(ValueError, again="starts anew"):
-            open_upright(image)
+        with command_line.failures_explained(ValueError):
+            open_upright(image, _MAX_MEGAPIXELS.value)
     # TensorFlow takes seconds to import: only once the picture is known to be one.
     from detection.export import load_detector
 
     drawings = _drawings(image, output) if image.is_dir() else {image: output}
-    with command_line.failures_explained(again="starts anew"):
-        detect = load_detector(pathlib.Path(_EXPORT_DIR.value).expanduser())
+    detect = load_detector(pathlib.Path(_EXPORT_DIR.value).expanduser())
     problems = []
     for path, drawing in drawings.items():
         try:
@@ -75,7 +78,7 @@ def _show_objects(detect, path: pathlib.Path, output: pathlib.Path) -> None:
     from detection.photographs import open_upright
     from detection.voc import VOC_CLASSES
 
-    picture, encoded = open_upright(path)
+    picture, encoded = open_upright(path, _MAX_MEGAPIXELS.value)
     try:
         boxes, classes, scores = detect_above(detect, encoded, _MIN_SCORE.value)
         drawing = draw_boxes(picture, boxes, classes, scores)
@@ -92,4 +95,4 @@ def _show_objects(detect, path: pathlib.Path, output: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main, again="starts anew")

@@ -14,13 +14,9 @@ vectors. The same command goes on where it was stopped. Both load in three lines
 import dataclasses
 import sys
 
+import command_line
+import config_flags
 from absl import flags
-
-from la_tf import quiet
-
-quiet.quiet()
-
-import command_line  # noqa: E402
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "A run directory; its newest checkpoint is used.")
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "A SavedModel, or a run's folder export.")
@@ -33,6 +29,11 @@ _SKIP_BAD_IMAGES = flags.DEFINE_bool(
     None,
     "Leave out files that cannot be decoded instead of stopping; default as --run_dir did.",
 )
+_MAX_MEGAPIXELS = config_flags.define_option(
+    "max_megapixels",
+    None,
+    "Millions of pixels in an image; default as for --run_dir, or as in tools/train.py.",
+)
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where to write.")
 
 
@@ -42,8 +43,7 @@ def main() -> None:
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.embedding.embedding_files import write_embeddings
 
-    with command_line.failures_explained():
-        written = write_embeddings(*_open(), _OUTPUT_DIR.value)
+    written = write_embeddings(*_open(), _OUTPUT_DIR.value)
     told = "were there already" if written.was_there else "written"
     print(
         f"{written.rows} embeddings of {written.dim} numbers {told}: {written.array} and "
@@ -75,10 +75,11 @@ def _open():
         model = export_model(_EXPORT_DIR.value)
     if _DATA.value is not None:
         config = dataclasses.replace(config, data=_DATA.value, val_data=None, holdout=0)
-    if _SKIP_BAD_IMAGES.value is not None:
-        config = dataclasses.replace(config, skip_bad_images=_SKIP_BAD_IMAGES.value)
+    for flag in (_SKIP_BAD_IMAGES, _MAX_MEGAPIXELS):
+        if flag.value is not None:
+            config = dataclasses.replace(config, **{flag.name: flag.value})
     return model, open_part(config, seed, _PART.value)
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -9,13 +9,9 @@ that were stopped go on when the same command is given again.
 import pathlib
 import sys
 
+import command_line
+import config_flags
 from absl import flags
-
-from la_tf import quiet
-
-quiet.quiet()
-
-import command_line  # noqa: E402
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "A run of tools/train.py.", required=True)
 _PROTOCOL = flags.DEFINE_list("protocol", ["knn"], "knn, linear, or both: knn,linear.")
@@ -28,9 +24,9 @@ _DATA = flags.DEFINE_string(
 _VAL_DATA = flags.DEFINE_string(
     "val_data", None, "Other held-out images; default those of the run, or what --data keeps apart."
 )
-_HOLDOUT = flags.DEFINE_integer("holdout", 0, "With --data: as in tools/train.py.", lower_bound=0)
+_HOLDOUT = config_flags.define_option("holdout", 0, "With --data: as in tools/train.py.")
 _NAME = flags.DEFINE_string("name", None, "Name of the data in tables; default its folder's.")
-_NUM_DEVICES = flags.DEFINE_integer("num_devices", None, "As in tools/train.py.", lower_bound=1)
+_NUM_DEVICES = config_flags.define_option("num_devices", None, "As in tools/train.py.")
 
 _GALLERY = flags.DEFINE_enum(
     "gallery",
@@ -39,18 +35,18 @@ _GALLERY = flags.DEFINE_enum(
     "kNN: search the memory bank (as for ImageNet), or centre crops of the training images (as for "
     "Places); auto takes the bank where it holds these images.",
 )
-_EPOCHS = flags.DEFINE_integer("epochs", 90, "Readouts: passes over the images.", lower_bound=1)
-_DROP_EPOCHS = flags.DEFINE_list(
+_EPOCHS = config_flags.define_option("epochs", 90, "Readouts: passes over the images.")
+_DROP_EPOCHS = config_flags.define_option(
     "drop_epochs",
     None,
     "Readouts: epochs before which the learning rate falls tenfold; default after one and two "
     "thirds.",
 )
-_LEARNING_RATE = flags.DEFINE_float(
-    "learning_rate", 0.01, "Readouts: initial learning rate.", lower_bound=0
+_LEARNING_RATE = config_flags.define_option(
+    "learning_rate", 0.01, "Readouts: initial learning rate."
 )
-_WEIGHT_DECAY = flags.DEFINE_float("weight_decay", 1e-4, "Readouts: lambda.", lower_bound=0)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Readouts: images a step.", lower_bound=1)
+_WEIGHT_DECAY = config_flags.define_option("weight_decay", 1e-4, "Readouts: lambda.")
+_BATCH_SIZE = config_flags.define_option("batch_size", 128, "Readouts: images a step.")
 _CROP = flags.DEFINE_enum(
     "crop",
     "auto",
@@ -70,19 +66,7 @@ def main() -> None:
     """Runs the protocols and prints the table."""
     command_line.parse(sys.argv, __doc__)
     drop_epochs = _checked_flags()
-    # TensorFlow takes seconds to import: only once the flags are known to be right.
-    import tensorflow as tf
-
-    from la_tf.errors import first_line
-
-    try:
-        with command_line.failures_explained():
-            _evaluate(drop_epochs)
-    except tf.errors.OpError as error:
-        # Of large data only the ends of files are read before the work begins.
-        command_line.fail(
-            f"{first_line(error)}. If an image is damaged, tools/check_data.py names it."
-        )
+    _evaluate(drop_epochs)
 
 
 def _checked_flags() -> tuple[int, ...]:
@@ -92,11 +76,8 @@ def _checked_flags() -> tuple[int, ...]:
         command_line.fail(f"--protocol={given} must be knn, linear, or knn,linear.")
     if _HOLDOUT.value and _DATA.value is None:
         command_line.fail("--holdout needs --data: the run's own images were trained on.")
-    try:
-        drops = [int(e) for e in _DROP_EPOCHS.value or ()]
-    except ValueError:
-        command_line.fail("--drop_epochs must be whole numbers, as in 30,60.")
-    if drops != sorted(set(drops)) or min(drops, default=1) < 1:
+    drops = list(_DROP_EPOCHS.value or ())
+    if drops != sorted(set(drops)):
         command_line.fail("--drop_epochs must rise, from 1 on, as in 30,60.")
     if _DROP_EPOCHS.value is None:
         drops = sorted({_EPOCHS.value * part // 3 for part in (1, 2)} - {0})
@@ -104,6 +85,7 @@ def _checked_flags() -> tuple[int, ...]:
 
 
 def _evaluate(drop_epochs: tuple[int, ...]) -> None:
+    # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.config import OptimizerConfig, RunConfig
     from la_tf.evaluation import protocols
     from la_tf.evaluation.linear import ReadoutConfig
@@ -146,4 +128,4 @@ def _name_of(data: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -10,13 +10,8 @@ that is not finished is exported as it is.
 import pathlib
 import sys
 
+import command_line
 from absl import flags
-
-from la_tf import quiet
-
-quiet.quiet()
-
-import command_line  # noqa: E402
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "A run directory; its newest checkpoint is used.")
 _EXPORT_DIR = flags.DEFINE_string(
@@ -35,10 +30,9 @@ def main() -> None:
     from la_tf.runs.trained_run import open_run
 
     directory = pathlib.Path(_EXPORT_DIR.value).expanduser()
-    with command_line.failures_explained(again="starts anew"):
-        run = open_run(_RUN_DIR.value)
-        pictures, what = sample_pictures(run)
-        saved_model = export_run(run, directory, pictures, _ONNX.value)
+    run = open_run(_RUN_DIR.value)
+    pictures, what = sample_pictures(run)
+    saved_model = export_run(run, directory, pictures, _ONNX.value)
     size = sum(path.stat().st_size for path in saved_model.rglob("*") if path.is_file())
     print(
         f"{run.config.network.network} after {run.epoch:.4g} epochs, "
@@ -49,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main, again="starts anew")

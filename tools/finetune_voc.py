@@ -11,12 +11,13 @@ import sys
 from dataclasses import fields
 
 import command_line
+import config_flags
 from absl import flags
 
-from la_tf import quiet
+from la_tf.config import DataConfig
 
-quiet.quiet()
-
+_MAX_SIDE = 4096  # pixels
+_MAX_STEPS = 2**31 - 1
 _SUFFIX = {"run": "", "random": "-random"}  # of the default output directory
 
 flags.DEFINE_string("voc_dir", None, "The folder of one year of VOC.", required=True)
@@ -41,39 +42,65 @@ flags.DEFINE_string("test_split", "test", "What to evaluate on.")
 flags.DEFINE_bool(
     "skip_bad_images", False, "Leave out images with a problem, and list them, instead of stopping."
 )
+config_flags.define_option("max_megapixels", DataConfig.max_megapixels)
 flags.DEFINE_integer(
-    "short_side", 600, "Pictures are scaled to this short side, in pixels.", lower_bound=16
+    "short_side",
+    600,
+    "Pictures are scaled to this short side, in pixels.",
+    lower_bound=16,
+    upper_bound=_MAX_SIDE,
 )
-flags.DEFINE_integer("long_side", 1000, "What their long side may have at most.", lower_bound=16)
+flags.DEFINE_integer(
+    "long_side",
+    1000,
+    "What their long side may have at most.",
+    lower_bound=16,
+    upper_bound=_MAX_SIDE,
+)
 flags.DEFINE_integer(
     "anchor_size",
     128,
     "Side of the smallest square anchor in the scaled picture; the others are two and four times "
     "as large. Scale it with --short_side.",
     lower_bound=1,
+    upper_bound=_MAX_SIDE,
 )
-flags.DEFINE_integer("batch_size", 1, "Pictures a step, over all replicas.", lower_bound=1)
-flags.DEFINE_integer("steps", 70_000, "Steps of training.", lower_bound=1)
+config_flags.define_option("batch_size", 1, "Pictures a step, over all replicas.")
+flags.DEFINE_integer("steps", 70_000, "Steps of training.", lower_bound=1, upper_bound=_MAX_STEPS)
 flags.DEFINE_integer(
-    "drop_step", 50_000, "The learning rate falls tenfold after it.", lower_bound=1
+    "drop_step",
+    50_000,
+    "The learning rate falls tenfold after it.",
+    lower_bound=1,
+    upper_bound=_MAX_STEPS,
 )
-flags.DEFINE_float("learning_rate", 1e-3, "At the start.", lower_bound=0)
-flags.DEFINE_float("momentum", 0.9, "Of SGD.", lower_bound=0, upper_bound=1)
-flags.DEFINE_float("weight_decay", 1e-4, "Lambda; not on biases.", lower_bound=0)
-flags.DEFINE_integer("regions", 128, "Drawn of each picture to train the head.", lower_bound=1)
+config_flags.define_option("learning_rate", 1e-3, "At the start.")
+config_flags.define_option("momentum", 0.9, "Of SGD.")
+config_flags.define_option("weight_decay", 1e-4, "Lambda; not on biases.")
 flags.DEFINE_integer(
-    "seed",
+    "regions",
+    128,
+    "Drawn of each picture to train the head.",
+    lower_bound=1,
+    upper_bound=2000,  # as many are proposed
+)
+config_flags.define_option("seed", 0, "Of fresh weights, of the pictures' order and of all draws.")
+flags.DEFINE_integer(
+    "checkpoint_every_steps",
+    1000,
+    "How often to save.",
+    lower_bound=1,
+    upper_bound=_MAX_STEPS,
+)
+flags.DEFINE_integer(
+    "eval_every_steps",
     0,
-    "Of fresh weights, of the pictures' order and of all draws.",
+    "How often to evaluate before the end; 0 is never.",
     lower_bound=0,
-    upper_bound=2**32 - 1,
-)
-flags.DEFINE_integer("checkpoint_every_steps", 1000, "How often to save.", lower_bound=1)
-flags.DEFINE_integer(
-    "eval_every_steps", 0, "How often to evaluate before the end; 0 is never.", lower_bound=0
+    upper_bound=_MAX_STEPS,
 )
 flags.DEFINE_enum("strategy", "mirrored", ["mirrored", "one_device"], "As in tools/train.py.")
-flags.DEFINE_integer("num_devices", None, "As in tools/train.py.", lower_bound=1)
+config_flags.define_option("num_devices", None, "As in tools/train.py.")
 
 
 def main() -> None:
@@ -118,4 +145,4 @@ def _output_dir() -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -9,23 +9,27 @@ have another size or time of change. After a stop, the same command continues. A
 the gallery does not find itself. Similarities are cosines, 1 at most; the search is exact.
 """
 
-import os
 import sys
 
+import command_line
+import config_flags
 from absl import flags
 
-from la_tf import quiet
-
-quiet.quiet()
-
-import command_line  # noqa: E402
+from la_tf.config import DataConfig
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "A run directory; its newest checkpoint is used.")
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "A SavedModel, or a run's folder export.")
 _GALLERY = flags.DEFINE_string("gallery", None, "The folder to search, with all below it.")
 _QUERY = flags.DEFINE_string("query", None, "A picture to search for, or a folder of them.")
 _NUM_RESULTS = flags.DEFINE_integer(
-    "num_results", 10, "How many pictures to find for each query.", lower_bound=1
+    "num_results",
+    10,
+    "How many pictures to find for each query.",
+    lower_bound=1,
+    upper_bound=10**6,
+)
+_MAX_MEGAPIXELS = config_flags.define_option(
+    "max_megapixels", DataConfig.max_megapixels, "Larger pictures, in millions, are left out."
 )
 _OUTPUT = flags.DEFINE_string("output", "search.html", "The page to write, with the pictures.")
 _CACHE_DIR = flags.DEFINE_string(
@@ -36,11 +40,7 @@ _CACHE_DIR = flags.DEFINE_string(
 def main() -> None:
     """Searches."""
     _parse(sys.argv)
-    try:
-        with command_line.failures_explained():
-            _search()
-    except BrokenPipeError:  # `| head`; the page is written before anything is printed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _search()
 
 
 def _parse(argv: list[str]) -> None:
@@ -61,8 +61,8 @@ def _search() -> None:
     require_output(_OUTPUT.value)
     files, wanted = PictureFiles(_GALLERY.value), PictureFiles(_QUERY.value)
     model = _model()
-    gallery = open_gallery(model, files, _CACHE_DIR.value)
-    queries = embed_queries(model, wanted, gallery)
+    gallery = open_gallery(model, files, _CACHE_DIR.value, max_megapixels=_MAX_MEGAPIXELS.value)
+    queries = embed_queries(model, wanted, gallery, max_megapixels=_MAX_MEGAPIXELS.value)
     results = search(queries, gallery, _NUM_RESULTS.value)
     size = len(gallery.pictures)
     name = _RUN_DIR.value or _EXPORT_DIR.value
@@ -91,4 +91,4 @@ def _model():
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

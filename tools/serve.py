@@ -6,9 +6,9 @@
   GET  /v1/models/embedding           status; /v1/models/embedding/metadata: the signature
   GET  /healthz                       whether it answers
 
-Requests that come together are embedded together. Ctrl-C or SIGTERM answers what was accepted and
-ends it. There is no encryption and no password: to be reached from elsewhere, put a proxy in front
-that has them.
+Requests that come together are embedded together. Ctrl-C, SIGTERM or SIGHUP answers what was
+accepted and ends it. There is no encryption and no password: to be reached from elsewhere, put a
+proxy in front that has them.
 """
 
 import math
@@ -17,13 +17,10 @@ import re
 import sys
 from dataclasses import fields
 
+import command_line
 from absl import flags
 
-from la_tf import quiet
-
-quiet.quiet()
-
-import command_line  # noqa: E402
+from la_tf.serving import last_words
 
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "A SavedModel, or a run's folder export.")
 _MODEL_NAME = flags.DEFINE_string("model_name", "embedding", "What clients call the model.")
@@ -33,7 +30,13 @@ _HOST = flags.DEFINE_string(
 _PORT = flags.DEFINE_integer(
     "port", 8501, "Port to listen at; 0 takes a free one.", lower_bound=0, upper_bound=65535
 )
-flags.DEFINE_integer("max_batch_size", 16, "Pictures that are embedded together.", lower_bound=1)
+flags.DEFINE_integer(
+    "max_batch_size",
+    16,
+    "Pictures that are embedded together.",
+    lower_bound=1,
+    upper_bound=10**6,
+)
 _BATCH_WAIT_MS = flags.DEFINE_float(
     "batch_wait_ms",
     0.0,
@@ -42,7 +45,11 @@ _BATCH_WAIT_MS = flags.DEFINE_float(
     upper_bound=60_000,
 )
 flags.DEFINE_integer(
-    "max_queue", 256, "Pictures that may wait, and that a request may have.", lower_bound=1
+    "max_queue",
+    256,
+    "Pictures that may wait, and that a request may have.",
+    lower_bound=1,
+    upper_bound=10**6,
 )
 _MAX_QUEUE_MB = flags.DEFINE_float(
     "max_queue_mb",
@@ -77,6 +84,15 @@ def main() -> None:
         command_line.fail("--host is empty: name an address, 0.0.0.0 for all of this machine's.")
     if _MAX_QUEUE_MB.value < _MAX_REQUEST_MB.value:
         command_line.fail("--max_queue_mb is below --max_request_mb: raise it, or lower the other.")
+    with last_words.of_libraries():
+        _serve()
+    # All requests have been answered. A normal exit would wait for pictures still being decoded.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _serve() -> None:
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.serving.app import Api, Limits
     from la_tf.serving.served_model import load_model
@@ -84,13 +100,8 @@ def main() -> None:
 
     # A flag has the name of the limit that it sets.
     limits = Limits(**{field.name: flags.FLAGS[field.name].value for field in fields(Limits)})
-    with command_line.failures_explained(again="starts anew"):
-        model = load_model(_EXPORT_DIR.value)
-        serve(Api(model, _MODEL_NAME.value, limits), _HOST.value, _PORT.value, _ready)
-    # All requests have been answered. A normal exit would wait for pictures still being decoded.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    model = load_model(_EXPORT_DIR.value)
+    serve(Api(model, _MODEL_NAME.value, limits), _HOST.value, _PORT.value, _ready)
 
 
 def _ready(url: str) -> None:
@@ -104,4 +115,4 @@ def _ready(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main, again="starts anew")

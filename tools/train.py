@@ -8,12 +8,8 @@ The same command resumes a run that was stopped.
 import os
 import sys
 
-from la_tf import quiet
-
-quiet.quiet()
-
-import command_line  # noqa: E402
-import config_flags  # noqa: E402
+import command_line
+import config_flags
 
 
 def main() -> None:
@@ -28,9 +24,8 @@ def main() -> None:
     from la_tf.trainer import train
 
     try:
-        with command_line.failures_explained():
-            config = config_flags.config_from_flags()
-            result = train(config)
+        config = config_flags.config_from_flags()
+        result = train(config)
     except Interrupted as stop:
         print(f"{stop}: saved. The same command goes on from there.", flush=True)
         # Threads of the input pipeline may still be at work; nothing is left for them to do.
@@ -48,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -8,10 +8,10 @@ from la_tf.analysis import plots
 from la_tf.analysis.part import Part, Plot, Unavailable
 from la_tf.analysis.plots import Curve, Panel
 from la_tf.config import Config
-from la_tf.phases import IR, LA
+from la_tf.phases import DEEPCLUSTER, IR, LA, SUPERVISED
 from la_tf.resolve import clusters
 from la_tf.results.knn_metric import KNN_METRICS
-from la_tf.runs.log import Record
+from la_tf.runs.log import Record, records_with
 
 
 def panels(
@@ -27,7 +27,7 @@ def panels(
     records = sorted(unique.values(), key=lambda r: r["step"])
 
     def curve(label: str, kind: str, key: str, phase: str | None = None) -> Curve:
-        found = [r for r in records if r["kind"] == kind and key in r]
+        found = records_with(records, kind, key)
         found = [r for r in found if phase in (None, r.get("phase"))]
         return Curve(label, [r["step"] / steps_per_epoch for r in found], [r[key] for r in found])
 
@@ -39,11 +39,20 @@ def panels(
     loss = (
         curve("Instance recognition (IR)", "train", "loss", IR),
         curve("Local Aggregation (LA)", "train", "loss", LA),
+        curve("DeepCluster", "train", "loss", DEEPCLUSTER),
+        curve("supervised", "train", "loss", SUPERVISED),
     )
+    right = curve("images whose class, or cluster, is told", "train", "accuracy")
     knn = tuple(curve(metric.words, "knn", metric.field) for metric in KNN_METRICS)
     spread = curve("standard deviation of a coordinate", "train", "spread")
     close = curve("close neighbours among the background", "train", "close_share", LA)
     empty = curve("images without a close neighbour", "train", "empty_close", LA)
+    quality = (
+        curve("close neighbours of the image's class", "neighbors", "close_purity"),
+        curve("background neighbours of its class", "neighbors", "background_purity"),
+        curve("close neighbours that the background holds", "neighbors", "close_in_background"),
+        curve("images whose background holds their own row", "neighbors", "own_in_background"),
+    )
     nmi = curve("normalised mutual information", "clustering", "nmi_previous")
     largest = curve("largest", "clustering", "largest_cluster")
     smallest = curve("smallest", "clustering", "smallest_cluster")
@@ -59,6 +68,8 @@ def panels(
         Panel("knn", "Held-out kNN accuracy", knn, share=True),
         Panel("spread", "Spread of the embeddings", (spread,), ends),
         Panel("close", "Close neighbours (LA)", (close, empty), share=True),
+        Panel("neighbors", "Which neighbours (of a sample)", quality, share=True),
+        Panel("accuracy", "Training accuracy", (right,), share=True),
         Panel("nmi", "Agreement with the previous clusters", (nmi,), share=True),
         Panel("clusters", "Images in a cluster", (largest, smallest), mean),
         Panel("inertia", "k-means inertia (sum of squared distances)", (inertia,)),

@@ -66,8 +66,10 @@ def write_report(
     steps = run.steps_per_epoch
     schedule = run.config.schedule
     panels = curves.panels(records, timing.value or [], run.config, run.num_examples, steps)
-    rows, gallery = milestone_rows(records, run.warm_start_steps, schedule.epochs * steps)
-    drawn_curves = _attempt(lambda: curves.curves_part(panels, schedule.ir_epochs, run.epoch))
+    total_steps = schedule.epochs * steps
+    rows, gallery = milestone_rows(records, run.warm_start_steps, total_steps, run.method)
+    switch = run.warm_start_steps // steps
+    drawn_curves = _attempt(lambda: curves.curves_part(panels, switch, run.epoch))
     density = _attempt(lambda: _densities([run, *compared]))
     sections = [
         _Section("curves", "Learning curves", drawn_curves),
@@ -171,7 +173,7 @@ def _augmented_views(run: TrainedRun) -> str:
     try:
         with Image.open(path) as sheet:
             return data_uri(sheet, side=1200)
-    except OSError as error:
+    except Exception as error:  # a damaged picture breaks Pillow in many ways
         raise Unavailable(
             f"There is no {FIGURES}/{AUGMENTED_VIEWS} that can be read; training writes it."
         ) from error

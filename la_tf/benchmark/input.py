@@ -18,6 +18,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from la_tf.benchmark.timing import Row, repeat
 from la_tf.config import AugmentConfig
 from la_tf.data.augment import DEVIATION, MEAN
+from la_tf.data.checks import refuse_bad_images
 from la_tf.data.folder import FolderSource
 from la_tf.data.pipeline import Steps, train_dataset
 
@@ -50,7 +51,7 @@ def measure(
       Two rows: this project's pipeline, and Pillow, its floor.
 
     Raises:
-      DataError: `photographs` has no images, or `num_files` is less than B.
+      DataError: `photographs` has no images or a bad one, or `num_files` is less than B.
     """
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
@@ -84,6 +85,8 @@ def measure(
 
 def _write_files(folder: str, photographs: str | None, count: int) -> None:
     originals = None if photographs is None else FolderSource(photographs)
+    if originals is not None:
+        refuse_bad_images(originals, range(min(count, originals.num_examples)))
     for i in range(count):
         if originals is None:
             picture = Image.fromarray(_natural_noise(i))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from la_tf.benchmark.timing import Row, repeat
-from la_tf.config import NumericsConfig, ObjectiveConfig
+from la_tf.config import ClusteringConfig, NumericsConfig, ObjectiveConfig
 from la_tf.model import LocalAggregation
 from la_tf.neighbors import nearest_rows
 from la_tf.runs import runtime
@@ -118,7 +118,7 @@ def _stepper(
         tf.keras.Model(vectors, embeddings),
         num_examples,
         objective=ObjectiveConfig(k=min(K, num_examples)),
-        num_clusterings=CLUSTERINGS,
+        clustering=ClusteringConfig(num_clusterings=CLUSTERINGS),
         warm_start_steps=warm_start_steps,
         block_size=block_size,
     )

@@ -2,12 +2,14 @@
 
 import functools
 import pathlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from la_tf.callbacks.checkpointing import Checkpointing
 from la_tf.callbacks.clustering_rounds import ClusteringCallback
+from la_tf.callbacks.deepcluster_rounds import DeepClusterCallback
 from la_tf.callbacks.heldout_knn import KNNCallback
 from la_tf.callbacks.milestones import Milestones
 from la_tf.callbacks.pictures import write_augmented_views
@@ -15,10 +17,13 @@ from la_tf.callbacks.progress import Progress
 from la_tf.callbacks.projector import Projector
 from la_tf.callbacks.tensorboard import DensityHistograms, TensorBoardScalars
 from la_tf.callbacks.train_log import TrainLog
+from la_tf.callbacks.warm_start_end import WarmStartEnd
 from la_tf.config import Config, ConfigError
-from la_tf.data.base import Source, sample_rows
+from la_tf.data.base import Source, Subset, sample_rows
 from la_tf.data.pipeline import eval_dataset, steps_per_epoch
 from la_tf.embedding.embedder import Embedder, pixels
+from la_tf.evaluation.neighbor_quality import neighbor_quality
+from la_tf.networks import top_features
 from la_tf.results.knn_metric import record_fields
 from la_tf.runs import runtime
 from la_tf.runs.health import HealthMonitor
@@ -26,6 +31,7 @@ from la_tf.runs.log import RunLog
 from la_tf.schedules import Plateau
 
 DENSITY_SAMPLE = 1000
+NEIGHBOR_SAMPLE = 512
 
 
 class RunCallbacks:
@@ -99,16 +105,14 @@ class RunCallbacks:
             steps_per_epoch=spe,
             **({"plateau": plateau} if plateau else {}),
         )
-        clustering = ClusteringCallback(
-            config.clustering,
-            warm_start_steps=model.warm_start_steps,
-            seed=config.schedule.seed,
-            log=self.log,
-            timing=timing,
-            say=self._progress.say,
-            center_crop_embeddings=lambda: self._embed(train_set),
-            steps_per_epoch=spe,
-        )
+        for_clustering = {
+            "seed": config.schedule.seed,
+            "log": self.log,
+            "timing": timing,
+            "say": self._progress.say,
+            "steps_per_epoch": spe,
+        }
+        clustering = self._clustering(for_clustering)
         train_log = TrainLog(
             log=self.log,
             timing=timing,
@@ -116,13 +120,44 @@ class RunCallbacks:
             batch_size=config.data.batch_size,
             steps_per_epoch=spe,
         )
+        warm_start_end = (
+            [WarmStartEnd(log=self.log, steps_per_epoch=spe)]
+            if config.schedule.ir_until_plateau
+            else []
+        )
         evaluations = (self._knn, self._milestones, self._densities, self._projector)
         self.in_order = [
             self._progress,
-            clustering,
+            *clustering,
             train_log,
+            *warm_start_end,
             *(callback for callback in evaluations if callback),
             self.checkpointing,
+        ]
+
+    def _clustering(self, options: dict[str, Any]) -> list[ClusteringCallback]:
+        """What clusters for the method, if anything does."""
+        config, network = self.config, self._model.network
+        if config.method.method == "supervised":
+            return []
+        if config.method.method == "deepcluster":
+            features = Embedder(top_features(network))
+            return [
+                DeepClusterCallback(
+                    config.clustering,
+                    pca_dim=config.method.pca_dim,
+                    center_crop_embeddings=lambda: features(self._views(self.train_set)),
+                    **options,
+                )
+            ]
+        embed = functools.partial(self._embed, self.train_set)
+        return [
+            ClusteringCallback(
+                config.clustering,
+                center_crop_embeddings=embed,
+                describe_neighbors=self._describe_neighbors,
+                **options,
+            )
         ]
 
     def _add_evaluations(self, plateau: Plateau | None, steps_per_epoch: int) -> None:
@@ -160,6 +195,13 @@ class RunCallbacks:
 
     def _embed(self, source: Source) -> np.ndarray:
         return self._embedder(self._views(source))
+
+    def _describe_neighbors(self) -> dict[str, float | None]:
+        """The neighbours that a sample of the training images has now, found by centre crops."""
+        train_set, seed = self.train_set, self.config.schedule.seed
+        rows = sample_rows(train_set.num_examples, NEIGHBOR_SAMPLE, seed)
+        embeddings = self._embed(Subset(train_set, rows))
+        return neighbor_quality(self._model, rows, embeddings, train_set.labels)
 
     def show_images(self) -> None:
         """Draws the sheet of augmented views and the projector's thumbnails; the chief alone does.

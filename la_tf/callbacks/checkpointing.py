@@ -15,8 +15,8 @@ from la_tf.errors import RunError, first_line
 from la_tf.runs.checkpoints import present_checkpoints
 from la_tf.runs.health import diverged
 from la_tf.runs.log import RunLog
+from la_tf.stop_signals import stop_signals
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LABELS = "model/cluster_labels/.ATTRIBUTES/VARIABLE_VALUE"
 
 
@@ -31,7 +31,7 @@ class Interrupted(Exception):
 
 
 class Checkpointing(StepCallback):
-    """Saves every few steps or minutes, and before leaving on SIGTERM or Ctrl-C (`listening`).
+    """Saves every few steps or minutes, and before leaving on a signal to stop (`listening`).
 
     Must be the last of `fit`'s callbacks: at the end of an epoch it saves after all others have
     done and logged their part.
@@ -116,10 +116,15 @@ class Checkpointing(StepCallback):
         try:
             labels = tf.train.load_checkpoint(newest).get_variable_to_dtype_map().get(_LABELS)
             if labels == tf.int32:  # [H, N] of them, which GPUs could not hold
-                raise ValueError("it was written by an earlier version: finish the run with that")
+                raise RunError(
+                    f"the checkpoint {newest} was written by an earlier version: finish the run "
+                    "with that, or start a new run directory."
+                )
             status = self._checkpoint.restore(newest)
             status.assert_existing_objects_matched()
             status.assert_consumed()
+        except RunError:
+            raise
         except Exception as error:  # a damaged file can break TensorFlow's readers in many ways
             raise RunError(
                 f"the checkpoint {newest} cannot be restored ({first_line(error)}): remove its "
@@ -136,6 +141,41 @@ class Checkpointing(StepCallback):
         ]
         self._saved_step = int(self._trained_model.optimizer.iterations.numpy())
         return self._saved_step
+
+    def take_over(self, checkpoint: pathlib.Path) -> int:
+        """Starts from the end of the warm start of another run, and with its log up to there.
+
+        Labels are not taken over, since there are none before the first clustering, nor is the
+        learning rate, which is a schedule's or the initial one.
+
+        Args:
+          checkpoint: of that run, in its folder of checkpoints.
+
+        Returns:
+          The step it was saved at.
+
+        Raises:
+          RunError: it cannot be read, or is not of this network, these images or this optimizer.
+        """
+        model, log_bytes = self._trained_model, tf.Variable(0, dtype=tf.int64)
+        parts = {"network": model.network, "bank": model.bank}
+        try:
+            for optimizer in (
+                tf.train.Checkpoint(_iterations=model.optimizer.iterations),
+                model.optimizer,
+            ):
+                restored = tf.train.Checkpoint(
+                    model=tf.train.Checkpoint(optimizer=optimizer, **parts), log_bytes=log_bytes
+                )
+                status = restored.restore(str(checkpoint)).expect_partial()
+                if optimizer is not model.optimizer:
+                    status.assert_existing_objects_matched()
+            self.log.begin_with(checkpoint.parents[1] / self.log.path.name, int(log_bytes.numpy()))
+        except Exception as error:  # as in `restore`
+            raise RunError(
+                f"the checkpoint {checkpoint} cannot be taken over ({first_line(error)})."
+            ) from error
+        return int(model.optimizer.iterations.numpy())
 
     @property
     def _num_replicas(self) -> int:
@@ -170,7 +210,7 @@ class Checkpointing(StepCallback):
 
     @contextlib.contextmanager
     def listening(self):
-        """Within it, the first SIGTERM or Ctrl-C saves and then raises Interrupted.
+        """Within it, the first of `stop_signals` saves and then raises Interrupted.
 
         A second one does what it would have done without this. Several workers are not listening:
         see `alone`.
@@ -182,7 +222,7 @@ class Checkpointing(StepCallback):
                 self._signal = signum
                 signal.signal(signum, handlers[signum])
 
-            for signum in STOP_SIGNALS:
+            for signum in stop_signals():
                 handlers[signum] = signal.signal(signum, remember)
         try:
             yield

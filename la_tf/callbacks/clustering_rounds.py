@@ -1,7 +1,7 @@
 """Clusters the memory bank before the first step of Local Aggregation, then periodically."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -9,9 +9,9 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from la_tf.callbacks.sharing import exchange
 from la_tf.callbacks.step_callback import StepCallback
-from la_tf.clustering import Clustering, run_clusterings
+from la_tf.clustering import Clustering, dbscan, run_clusterings
 from la_tf.config import ClusteringConfig
-from la_tf.resolve import clusters
+from la_tf.resolve import background_clusters, clusters
 from la_tf.runs import runtime
 from la_tf.runs.health import diverged
 from la_tf.runs.log import RunLog
@@ -32,19 +32,18 @@ class ClusteringCallback(StepCallback):
         self,
         config: ClusteringConfig,
         *,
-        warm_start_steps: int,
         steps_per_epoch: int,
         seed: int,
         log: RunLog,
         timing: RunLog,
         say: Callable[[str], None] = print,
         center_crop_embeddings: Callable[[], np.ndarray] | None = None,
+        describe_neighbors: Callable[[], dict[str, float]] | None = None,
     ):
         """Describes when and what to cluster.
 
         Args:
           config: m, H, how often, and from which vectors; m must be a number.
-          warm_start_steps: the first step of Local Aggregation.
           steps_per_epoch: steps of one epoch.
           seed: the run's seed.
           log: takes a record of every round whose labels are set.
@@ -52,22 +51,23 @@ class ClusteringCallback(StepCallback):
           say: takes a sentence for a person.
           center_crop_embeddings: fresh embeddings [N, D] of the training set, for
             `cluster_input="center_crops"`.
+          describe_neighbors: what to log of the neighbours that the new labels make, if anything.
         """
         super().__init__(steps_per_epoch)
         self.config = config
-        self.warm_start_steps = warm_start_steps
         self.every = config.cluster_every_steps or steps_per_epoch
         self.seed = seed
         self.log = log
         self.timing = timing
         self.say = say
         self.center_crop_embeddings = center_crop_embeddings
+        self.describe_neighbors = describe_neighbors
         self._use_gpus = True
         self._round_began: float | None = None
 
     def on_train_batch_begin(self, batch, logs=None):
         """Clusters if this step is the first of a round."""
-        since = self.step - self.warm_start_steps
+        since = self.step - self.model.warm_start_steps
         if since % self.every == 0:
             if since >= 0:
                 self.cluster(since // self.every)
@@ -81,10 +81,15 @@ class ClusteringCallback(StepCallback):
         """
         started = time.perf_counter()
         labels = self.model.cluster_labels
-        runs, previous = self._run(round_), labels.numpy().T.astype(np.int32)
-        labels.assign(np.stack([run.labels for run in runs], axis=1))
+        previous, vectors = labels.numpy().T.astype(np.int32), self._vectors()
+        runs = self._close(vectors, round_)
+        labels.assign(_columns(runs))
+        if (background := getattr(self.model, "background_labels", None)) is not None:
+            background.assign(_columns(self._background(vectors, round_)))
         epoch = self.step // self.steps_per_epoch + 1
         self.log.write("clustering", self.step, epoch, **_summary(round_, runs, previous))
+        if self.describe_neighbors is not None:
+            self.log.write("neighbors", self.step, epoch, **self.describe_neighbors())
         now = time.perf_counter()
         times = {"seconds": round(now - started, 3)}
         if self._round_began is not None:  # this process has seen the whole round that ends here
@@ -102,33 +107,51 @@ class ClusteringCallback(StepCallback):
             raise diverged("the embeddings", max(0, self.step - self.every), self.step)
         return vectors
 
-    def _run(self, round_: int) -> list[Clustering]:
-        """The H clusterings of a round, from all workers."""
-        config, strategy = self.config, self.model.distribute_strategy
-        workers = runtime.num_workers(strategy)
-        vectors = self._vectors()
+    def _close(self, vectors: np.ndarray, round_: int) -> list[Clustering]:
+        """The H clusterings of a round."""
+        config = self.config
+        if config.clusterer == "dbscan":
+            return [dbscan(vectors, config.dbscan_eps, config.dbscan_min_samples)]
         m = clusters(config.num_clusters, len(vectors))
-        mine = range(runtime.worker_index(strategy), config.num_clusterings, workers)
+        return self._run(vectors, m, range(config.num_clusterings), round_)
+
+    def _background(self, vectors: np.ndarray, round_: int) -> list[Clustering]:
+        """The coarse clusterings of a round, for `--background=clusters`."""
+        count = self.model.background_labels.shape[1]
+        m = background_clusters(self.model.k, count, len(vectors))
+        first = self.config.num_clusterings  # other random starts than those of the H
+        return self._run(vectors, m, range(first, first + count), round_)
+
+    def _run(self, vectors: np.ndarray, m: int, numbers: range, round_: int) -> list[Clustering]:
+        """The k-means runs of these numbers in a round, from all workers."""
+        strategy = self.model.distribute_strategy
+        workers = runtime.num_workers(strategy)
+        mine = numbers[runtime.worker_index(strategy) :: workers]
         runs = run_clusterings(
             vectors,
             m,
-            config.num_clusterings,
+            numbers.stop,
             self.seed,
             round_,
-            config.kmeans_iterations,
+            self.config.kmeans_iterations,
             numbers=mine,
             gpus=runtime.faiss_gpus(strategy) if self._use_gpus else [],
             say=self._leave_gpus,
         )
         if workers == 1:
             return runs
-        shape = config.num_clusterings, len(vectors), m
-        return exchange(strategy, dict(zip(mine, runs, strict=True)), *shape)
+        made = {number - numbers.start: run for number, run in zip(mine, runs, strict=True)}
+        return exchange(strategy, made, len(numbers), len(vectors), m)
 
     def _leave_gpus(self, reason: str) -> None:
         """Says why, and uses the CPU from now on: later rounds need as much memory."""
         self.say(reason)
         self._use_gpus = False
+
+
+def _columns(runs: Sequence[Clustering]) -> np.ndarray:
+    """Labels as the model holds them: [N, H]."""
+    return np.stack([run.labels for run in runs], axis=1)
 
 
 def _summary(round_: int, runs: list[Clustering], previous: np.ndarray) -> dict:

@@ -10,13 +10,13 @@ from tensorboard.plugins import projector
 from la_tf.callbacks.pictures import thumbnails, tile, write_png, writing
 from la_tf.callbacks.step_callback import EvaluationCallback
 from la_tf.data.base import Source, sample_rows
-from la_tf.phases import IR, LA
+from la_tf.phases import IR, OBJECTIVES
 
 MAX_POINTS = 1000
 THUMBNAIL = 48  # pixels; 32 rows of 32, far below the 8192 that browsers take
 SPRITE = "projector_sprite.png"
 METADATA = "projector_metadata.tsv"
-TENSORS = {phase: f"bank_end_of_{phase}.tsv" for phase in (IR, LA)}
+TENSORS = {phase: f"bank_end_of_{phase}.tsv" for phase in (IR, *OBJECTIVES.values())}
 
 
 class Projector(EvaluationCallback):

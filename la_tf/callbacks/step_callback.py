@@ -36,8 +36,8 @@ class StepCallback(tf.keras.callbacks.Callback):
 
     @property
     def phase(self) -> str:
-        """The objective of the latest step, 'IR' or 'LA'; 'untrained' before the first."""
-        return phase_after(self.step, self.model.warm_start_steps)
+        """The objective of the latest step, see `phases`; 'untrained' before the first."""
+        return phase_after(self.step, self.model.warm_start_steps, self.model.method)
 
     @property
     def at_epoch_end(self) -> bool:

@@ -64,10 +64,10 @@ class Source(abc.ABC):
         """
         return self.load(tf.constant(i, tf.int64)).numpy()
 
-    def read_ends(self, i: int) -> tuple[bytes, bytes, int]:
-        """The first and last `ENDS_BYTES` bytes of example i, and its size in bytes."""
+    def read_ends(self, i: int, count: int = ENDS_BYTES) -> tuple[bytes, bytes, int]:
+        """The first and last `count` bytes of example i, and its size in bytes."""
         encoded = self.read(i)
-        return encoded[:ENDS_BYTES], encoded[-ENDS_BYTES:], len(encoded)
+        return encoded[:count], encoded[-count:], len(encoded)
 
 
 class Subset(Source):
@@ -100,9 +100,13 @@ class Subset(Source):
         """The bytes that the other source has."""
         return self._source.load(tf.gather(self._index_tensor, index))
 
-    def read_ends(self, i: int) -> tuple[bytes, bytes, int]:
+    def read(self, i: int) -> bytes:
+        """The bytes that the other source has."""
+        return self._source.read(int(self._indices[i]))
+
+    def read_ends(self, i: int, count: int = ENDS_BYTES) -> tuple[bytes, bytes, int]:
         """The ends that the other source has."""
-        return self._source.read_ends(int(self._indices[i]))
+        return self._source.read_ends(int(self._indices[i]), count)
 
 
 def philox_order(count: int, seed: int, stream: int, purpose: int) -> np.ndarray:

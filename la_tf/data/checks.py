@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -10,11 +11,24 @@ from concurrent import futures
 import numpy as np
 import tensorflow as tf
 
-from la_tf.data.base import DataError, Source, Subset
+from la_tf.config import DataConfig
+from la_tf.data.base import ENDS_BYTES, DataError, Source, Subset
+from la_tf.data.image_headers import (
+    PictureError,
+    TooManyPixels,
+    count_pixels,
+    format_of,
+    has_few_pixels,
+)
 from la_tf.errors import first_line
+from la_tf.options import sections_and_options
 
 # Up to this many images, each is decoded: about half a minute for photographs on two cores.
 DECODE_UP_TO = 20_000
+# The size of a JPEG stands behind its preview and its profile.
+_LONG_HEAD = 64 * ENDS_BYTES
+_MOST_MEGAPIXELS = sections_and_options()["max_megapixels"][1].metadata["within"][1]
+_READ_ERRORS = (tf.errors.OpError, OSError, DataError, PictureError, MemoryError)
 _SHOWN = 3  # names in a message
 _BLOCK = 64  # images a task: a task for each of a million would take a gigabyte
 
@@ -64,18 +78,23 @@ class Survey:
 
 
 def check_images(
-    source: Source, skip_bad: bool = False, decode_up_to: int = DECODE_UP_TO
+    source: Source,
+    skip_bad: bool = False,
+    max_megapixels: float = DataConfig.max_megapixels,
+    decode_up_to: int = DECODE_UP_TO,
 ) -> CheckResult:
     """Looks at every image of a source.
 
-    Up to `decode_up_to` images are decoded. Of more, only the first and last bytes are read: that
-    finds files that are empty, cut short or no image, and leaves damage in the middle of a file to
-    `find_bad_images`, after training has stopped at it. An image that looks wrong is decoded, so
-    that no good one is called bad.
+    Only regular files are opened, and no image is decoded before its headers say that it is small
+    enough. Up to `decode_up_to` images are decoded. Of more, only the first and last bytes are
+    read: that finds files that are too large, empty, cut short or no image, and leaves damage in
+    the middle of a file to `find_bad_images`, after training has stopped at it. An image that looks
+    wrong is decoded, so that no good one is called bad.
 
     Args:
       source: N examples.
       skip_bad: leave bad images out instead of raising.
+      max_megapixels: of an image, in millions of pixels; a larger one is bad.
       decode_up_to: the largest N for which everything is decoded.
 
     Returns:
@@ -85,7 +104,7 @@ def check_images(
       DataError: some images are bad and `skip_bad` is off, or all are.
     """
     decoded = source.num_examples <= decode_up_to
-    check = _decode_problem if decoded else _ends_problem
+    check = functools.partial(_decode_problem if decoded else _ends_problem, max_megapixels)
     bad = _find(source, range(source.num_examples), check)
     if not bad:
         return CheckResult(source, (), decoded)
@@ -100,21 +119,36 @@ def check_images(
     return CheckResult(Subset(source, good), bad, decoded)
 
 
-def keep_good_images(source: Source, skip_bad: bool, say: Callable[[str], None]) -> Source:
-    """The source as `check_images` leaves it; `say` takes a sentence if anything was left out.
+def keep_good_images(source: Source, config: DataConfig, say: Callable[[str], None]) -> Source:
+    """The source as `check_images` leaves it.
+
+    Args:
+      source: N examples.
+      config: `skip_bad_images` and `max_megapixels` are read.
+      say: takes a sentence if anything was left out.
 
     Raises:
-      DataError: some images are bad and `skip_bad` is off, or all are.
+      DataError: some images are bad and `skip_bad_images` is off, or all are.
     """
-    result = check_images(source, skip_bad)
+    result = check_images(source, config.skip_bad_images, config.max_megapixels)
     if result.bad:
         say(str(result))
     return result.source
 
 
 def find_bad_images(source: Source, indices: Iterable[int]) -> tuple[BadImage, ...]:
-    """Decodes the images `indices` of a source; returns those that cannot be, in this order."""
-    return _find(source, indices, _decode_problem)
+    """Decodes the images `indices` of a source; returns those that cannot be, in this order.
+
+    Those that no option allows for their size are not tried.
+    """
+    return _find(source, indices, functools.partial(_decode_problem, _MOST_MEGAPIXELS))
+
+
+def find_large_images(
+    source: Source, indices: Iterable[int], max_megapixels: float
+) -> tuple[BadImage, ...]:
+    """The images `indices` of a source that may not be decoded, by their headers."""
+    return _find(source, indices, functools.partial(_headers_problem, max_megapixels))
 
 
 def name_some(bad: Sequence[BadImage]) -> str:
@@ -141,10 +175,10 @@ def refuse_bad_images(source: Source, indices: Iterable[int], when: str = "") ->
         )
 
 
-def survey(source: Source) -> Survey:
-    """Decodes every image of a source and counts formats and sizes."""
+def survey(source: Source, max_megapixels: float = DataConfig.max_megapixels) -> Survey:
+    """Decodes every image of a source and counts formats and sizes; larger ones are bad."""
     formats, sizes, bad = collections.Counter(), collections.Counter(), []
-    decoded = _in_threads(lambda i: _decode(source, i), range(source.num_examples))
+    decoded = _in_threads(lambda i: _decode(source, i, max_megapixels), range(source.num_examples))
     for i, found in enumerate(decoded):
         if isinstance(found, str):
             bad.append(BadImage(i, source.describe(i), found))
@@ -174,37 +208,59 @@ def _in_threads(function: Callable, indices: Sequence[int]) -> list:
         return [result for block in results for result in block]
 
 
-def _decode(source: Source, i: int) -> tuple[str, tuple[int, int]] | str:
+def _decode(source: Source, i: int, max_megapixels: float) -> tuple[str, tuple[int, int]] | str:
     """Format and (height, width) of an image, or why it cannot be decoded."""
     try:
         encoded = source.read(i)
+        count_pixels(encoded, max_megapixels)
         shape = tf.io.decode_image(encoded, channels=3, expand_animations=False).shape
-    except (tf.errors.OpError, OSError, DataError) as error:
-        return first_line(error)
-    return _format(encoded), (shape[0], shape[1])
+    except _READ_ERRORS as error:
+        return _reason(error)
+    return format_of(encoded), (shape[0], shape[1])
 
 
-def _decode_problem(source: Source, i: int) -> str | None:
-    decoded = _decode(source, i)
+def _headers_problem(max_megapixels: float, source: Source, i: int) -> str | None:
+    try:
+        count_pixels(source.read(i), max_megapixels)
+    except _READ_ERRORS as error:
+        return _reason(error)
+    return None
+
+
+def _decode_problem(max_megapixels: float, source: Source, i: int) -> str | None:
+    decoded = _decode(source, i, max_megapixels)
     return decoded if isinstance(decoded, str) else None
 
 
-def _ends_problem(source: Source, i: int) -> str | None:
+def _ends_problem(max_megapixels: float, source: Source, i: int) -> str | None:
     try:
-        complete = _looks_complete(*source.read_ends(i))
-    except (OSError, DataError) as error:
-        return first_line(error)
-    return None if complete else _decode_problem(source, i)
+        head, tail, size = source.read_ends(i)
+        if _looks_complete(head, tail, size):
+            known = has_few_pixels(head, max_megapixels)
+            if not known and len(head) < size:
+                known = has_few_pixels(source.read_ends(i, _LONG_HEAD)[0], max_megapixels)
+            if not known:
+                count_pixels(source.read(i), max_megapixels)
+            return None
+    except _READ_ERRORS as error:
+        return _reason(error)
+    return _decode_problem(max_megapixels, source, i)
 
 
-def _format(head: bytes) -> str:
-    signatures = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
-    return next((name for mark, name in signatures.items() if head.startswith(mark)), "unknown")
+def _reason(error: Exception) -> str:
+    match error:
+        case TooManyPixels():
+            return f"{error} by --max_megapixels"
+        case PictureError():
+            return str(error)
+        case OSError(strerror=str(reason)):
+            return reason
+    return first_line(error)
 
 
 def _looks_complete(head: bytes, tail: bytes, size: int) -> bool:
     """Whether an image starts and ends as its format says."""
-    match _format(head):
+    match format_of(head):
         case "JPEG":
             return b"\xff\xd9" in tail  # cameras pad behind the end marker
         case "PNG":

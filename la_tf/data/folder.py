@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from la_tf.data.base import ENDS_BYTES, DataError, Source
+from la_tf.files import open_regular
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")  # what TensorFlow decodes, in any case
 
@@ -17,7 +18,8 @@ class FolderSource(Source):
     The order depends neither on the locale nor on the order in which the system lists files. Where
     every image lies in a subfolder, the first-level subfolder is its class. If any image lies
     outside of them, the subfolders are not classes, and no image has a label. Names that start with
-    a dot are skipped; links are followed.
+    a dot are skipped; links are followed. Whatever else than a file has the name of an image is
+    listed, so that it is named when the images are checked; `read` does not open it.
     """
 
     def __init__(self, folder: str):
@@ -53,12 +55,17 @@ class FolderSource(Source):
         """Reads the file."""
         return tf.io.read_file(tf.gather(self._path_tensor, index))
 
-    def read_ends(self, i: int) -> tuple[bytes, bytes, int]:
-        """Reads nothing but the ends of the file."""
-        with open(self._paths[i], "rb", buffering=0) as file:
+    def read(self, i: int) -> bytes:
+        """Reads the file, if it is a regular one."""
+        with open_regular(self._paths[i]) as file:
+            return file.read()
+
+    def read_ends(self, i: int, count: int = ENDS_BYTES) -> tuple[bytes, bytes, int]:
+        """Reads nothing but the ends of the file, if it is a regular one."""
+        with open_regular(self._paths[i]) as file:
             size = os.fstat(file.fileno()).st_size
-            head = os.pread(file.fileno(), ENDS_BYTES, 0)
-            tail = os.pread(file.fileno(), ENDS_BYTES, max(0, size - ENDS_BYTES))
+            head = os.pread(file.fileno(), count, 0)
+            tail = os.pread(file.fileno(), count, max(0, size - count))
         return head, tail, size
 
 
@@ -75,11 +82,14 @@ def _list_images(folder: str) -> tuple[list[bytes], collections.Counter]:
             for entry in entries:
                 if entry.name.startswith(b"."):
                     continue
-                if entry.is_dir():
+                extension = os.path.splitext(_text(entry.name))[1].lower()
+                is_folder, before = entry.is_dir(), len(images)
+                if is_folder:
                     visit(entry.path, relative + entry.name + b"/", above | {identity})
-                elif (extension := os.path.splitext(_text(entry.name))[1].lower()) in EXTENSIONS:
+                # A folder with the name of an image may well hold images.
+                if extension in EXTENSIONS and len(images) == before:
                     images.append(relative + entry.name)
-                else:
+                elif not is_folder:
                     others[extension or "no extension"] += 1
 
     try:

@@ -1,25 +1,35 @@
-"""Checks an encoded picture by its headers, before anything decodes it."""
+"""Checks an encoded picture by its headers, before anything decodes it.
 
-import io
+Sizes are read where TensorFlow's decoders read them.
+"""
+
 import re
 import struct
-import warnings
 
-from PIL import Image
-
-FORMATS = ("JPEG", "PNG", "GIF", "BMP")  # what an export decodes
+FORMATS = ("JPEG", "PNG", "GIF", "BMP")  # what TensorFlow decodes
 # Decoding a progressive JPEG goes over the whole picture once a scan, and a scan can be as short as
 # a few hundred bytes: a small file may ask for thousands. Encoders write about ten.
 MAX_SCANS = 50
 
+_SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
 _JPEG_START = b"\xff\xd8"
 _JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # the end, and those with a length
+_JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # followed by the size
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 _GIF_IMAGE, _GIF_EXTENSION = 0x2C, 0x21
 
 
 class PictureError(ValueError):
     """A picture that is refused; the message continues a sentence that begins with its name."""
+
+
+class TooManyPixels(PictureError):
+    """A picture that is refused for its size alone."""
+
+
+def format_of(head: bytes) -> str | None:
+    """Which of `FORMATS` a file has by its first bytes; None if it has none of them."""
+    return next((name for mark, name in _SIGNATURES.items() if head.startswith(mark)), None)
 
 
 def count_pixels(encoded: bytes, max_megapixels: float) -> int:
@@ -34,42 +44,76 @@ def count_pixels(encoded: bytes, max_megapixels: float) -> int:
       decodes to give the first.
 
     Raises:
-      PictureError: the bytes are no picture in one of `FORMATS`, have too many pixels, or are a
-        JPEG of more than `MAX_SCANS` scans.
+      TooManyPixels: it has more.
+      PictureError: the bytes are no picture in one of `FORMATS`, or a JPEG of more than `MAX_SCANS`
+        scans.
     """
-    try:
-        with warnings.catch_warnings():
-            # Of large pictures Pillow warns on stderr; here they are an error, or allowed.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(encoded), formats=FORMATS) as picture:
-                width, height, name = *picture.size, picture.format
-    except Image.DecompressionBombError as error:
-        raise PictureError(f"has more than the {max_megapixels:g} megapixels allowed") from error
-    except Exception as error:  # damaged headers break Pillow's readers in many ways
-        raise PictureError("is no JPEG, PNG, GIF or BMP picture") from error
-    pixels = _gif_pixels(encoded) if name == "GIF" else width * height
-    if pixels > max_megapixels * 1e6:
-        raise PictureError(
-            f"has {pixels / 1e6:.1f} megapixels, more than the {max_megapixels:g} allowed"
-        )
-    if encoded.startswith(_JPEG_START) and (scans := _jpeg_scans(encoded)) > MAX_SCANS:
+    scans = 0
+    match format_of(encoded):
+        case "GIF":
+            pixels = _gif_pixels(encoded)
+        case "JPEG":
+            pixels, scans = _jpeg_pixels_and_scans(encoded)
+        case _:
+            pixels = _header_pixels(encoded)
+    if not pixels:
+        raise PictureError("is no JPEG, PNG, GIF or BMP picture")
+    _require_few(pixels, max_megapixels)
+    if scans > MAX_SCANS:
         raise PictureError(f"has {scans} scans, more than the {MAX_SCANS} allowed")
     return pixels
 
 
-def _jpeg_scans(encoded: bytes) -> int:
-    """How many scans a JPEG has, found as libjpeg finds them: from marker to marker.
+def has_few_pixels(head: bytes, max_megapixels: float) -> bool:
+    """Checks the size of a picture as far as the beginning of its file tells.
+
+    Returns:
+      False where more bytes must be read to know it: all of a GIF, for example.
+
+    Raises:
+      TooManyPixels: it has more than are allowed.
+    """
+    jpeg = format_of(head) == "JPEG"
+    pixels = _jpeg_pixels_and_scans(head)[0] if jpeg else _header_pixels(head)
+    _require_few(pixels, max_megapixels)
+    return pixels > 0
+
+
+def _header_pixels(head: bytes) -> int:
+    """The pixels of a PNG or BMP; 0 of anything else."""
+    match format_of(head):
+        case "PNG" if head[12:16] == b"IHDR" and len(head) >= 24:
+            width, height = struct.unpack_from(">II", head, 16)
+        case "BMP" if len(head) >= 26:
+            width, height = struct.unpack_from("<ii", head, 18)
+        case _:
+            return 0
+    return max(0, width) * abs(height)  # of a BMP of negative height, the first row is at the top
+
+
+def _require_few(pixels: int, max_megapixels: float) -> None:
+    if pixels > max_megapixels * 1e6:
+        raise TooManyPixels(
+            f"has {pixels / 1e6:.1f} megapixels, more than the {max_megapixels:g} allowed"
+        )
+
+
+def _jpeg_pixels_and_scans(encoded: bytes) -> tuple[int, int]:
+    """Pixels and scans of a JPEG, found as libjpeg finds them: from marker to marker.
 
     What segments hold (a preview, a profile) is passed over, and so is what follows the end.
     """
-    scans, position = 0, len(_JPEG_START)
+    pixels, scans, position = 0, 0, len(_JPEG_START)
     while found := _JPEG_MARKER.search(encoded, position):
         marker, position = encoded[found.end() - 1], found.end()
         if marker == _JPEG_END:
             break
+        if marker in _JPEG_FRAMES and not pixels and position + 7 <= len(encoded):
+            height, width = struct.unpack_from(">HH", encoded, position + 3)
+            pixels = width * height
         scans += marker == _JPEG_SCAN
         position += max(2, int.from_bytes(encoded[position : position + 2], "big"))
-    return scans
+    return pixels, scans
 
 
 def _gif_pixels(encoded: bytes) -> int:
@@ -79,7 +123,7 @@ def _gif_pixels(encoded: bytes) -> int:
     one gets the largest width and height of all.
     """
     width = height = pixels = 0
-    position = 13 + _color_table(encoded[10])
+    position = 13 + _color_table(encoded[10]) if len(encoded) > 13 else len(encoded)
     while position + 10 <= len(encoded) and encoded[position] in (_GIF_IMAGE, _GIF_EXTENSION):
         if encoded[position] == _GIF_IMAGE:
             w, h, flags = struct.unpack_from("<HHB", encoded, position + 5)

@@ -4,15 +4,16 @@ import collections
 import contextlib
 import os
 import pathlib
-import shutil
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from la_tf.data.base import DataError, Source
 from la_tf.data.records import RecordIndex
-from la_tf.files import replace_folder
+from la_tf.errors import first_line
+from la_tf.files import replace_folder, temporary_folder
 
 EXAMPLES_PER_SHARD = 10_000
 
@@ -34,20 +35,19 @@ def complete_or_absent(folder: str, replace: bool = False) -> Iterator[str]:
     folder = os.path.abspath(folder)
     if os.path.lexists(folder) and not replace:
         raise DataError(f"{folder} exists already: remove it, or name another folder.")
-    unfinished = f"{folder}.unfinished-{os.getpid()}"
-    try:
-        os.makedirs(unfinished)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error.strerror}.") from error
-    try:
-        yield unfinished
+    parent, name = os.path.split(folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            own = temporary_folder(pathlib.Path(parent), f".{name}.unfinished-")
+            unfinished = stack.enter_context(own)
+        except OSError as error:
+            raise DataError(f"{folder} cannot be written: {error.strerror}.") from error
+        yield str(unfinished)
         if replace:
             with contextlib.suppress(OSError):  # another process has just put the same there
-                replace_folder(pathlib.Path(unfinished), pathlib.Path(folder))
+                replace_folder(unfinished, pathlib.Path(folder))
         else:
             os.rename(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_records(source: Source, folder: str, num_shards: int | None = None) -> None:
@@ -59,27 +59,34 @@ def write_records(source: Source, folder: str, num_shards: int | None = None) ->
       num_shards: how many files; default one for each `EXAMPLES_PER_SHARD`.
 
     Raises:
-      DataError: the folder exists, or there are more shards than examples.
+      DataError: the folder exists, it cannot be written, an image cannot be read, or there are more
+        shards than examples.
     """
     total = source.num_examples
     num_shards = max(1, total // EXAMPLES_PER_SHARD) if num_shards is None else num_shards
     if not 1 <= num_shards <= total:
         raise DataError(f"--num_shards={num_shards} must lie between 1 and {total} images.")
     index = RecordIndex(class_names=source.class_names)
-    with complete_or_absent(folder) as unfinished:
-        for number, members in enumerate(np.array_split(np.arange(total), num_shards)):
-            shard = f"images-{number:05d}-of-{num_shards:05d}.tfrecord"
-            index.begin_shard(shard)
-            position = 0
-            with tf.io.TFRecordWriter(os.path.join(unfinished, shard)) as writer:
-                for i in members:
-                    encoded = source.read(int(i))
-                    name = source.describe(int(i)).removeprefix(source.name + os.sep)
-                    label = -1 if source.labels is None else int(source.labels[i])
-                    record = _example(encoded, label, name)
-                    writer.write(record)
-                    position = index.add(position, record, encoded, label, name)
-        index.save(unfinished)
+    try:
+        with complete_or_absent(folder) as unfinished:
+            for number, members in enumerate(np.array_split(np.arange(total), num_shards)):
+                shard = f"images-{number:05d}-of-{num_shards:05d}.tfrecord"
+                index.begin_shard(shard)
+                position = 0
+                with tf.io.TFRecordWriter(os.path.join(unfinished, shard)) as writer:
+                    for i in members:
+                        encoded = source.read(int(i))
+                        name = source.describe(int(i)).removeprefix(source.name + os.sep)
+                        label = -1 if source.labels is None else int(source.labels[i])
+                        record = _example(encoded, label, name)
+                        writer.write(record)
+                        position = index.add(position, record, encoded, label, name)
+            index.save(unfinished)
+    except (OSError, tf.errors.OpError) as error:
+        raise DataError(
+            f"{folder} cannot be written: {first_line(error)}. Fix that and start the same command "
+            "again."
+        ) from error
 
 
 def _example(encoded: bytes, label: int, name: str) -> bytes:
@@ -117,14 +124,17 @@ def index_foreign_shards(
       The index, with absolute paths.
 
     Raises:
-      DataError: a record has no encoded image.
+      DataError: a shard is damaged, or a record has no encoded image.
     """
     index = RecordIndex(class_names=None if class_names is None else tuple(class_names))
     for shard in shards:
         index.begin_shard(os.path.abspath(shard))
         position = 0
-        for record in tf.data.TFRecordDataset(shard).as_numpy_iterator():
-            feature = tf.train.Example.FromString(record).features.feature
+        for record in _records(shard):
+            try:
+                feature = tf.train.Example.FromString(record).features.feature
+            except DecodeError as error:
+                raise DataError(f"{shard} holds a record that is no example.") from error
             feature = collections.defaultdict(tf.train.Feature, feature)
             images = feature[image_key].bytes_list.value
             if len(images) != 1:
@@ -136,3 +146,10 @@ def index_foreign_shards(
             label = labels[0] if labels else -1
             position = index.add(position, record, images[0], label, name)
     return index
+
+
+def _records(shard: str) -> Iterator[bytes]:
+    try:
+        yield from tf.data.TFRecordDataset(shard).as_numpy_iterator()
+    except tf.errors.OpError as error:
+        raise DataError(f"{shard} cannot be read ({first_line(error)}): restore it.") from error

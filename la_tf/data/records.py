@@ -9,21 +9,41 @@ A TFRecord is: length (8 bytes), checksum of the length (4), data, checksum of t
 """
 
 import dataclasses
+import io
 import json
 import os
+import pathlib
 import struct
-from typing import BinaryIO
+from typing import Annotated, BinaryIO, TypedDict
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.lib.io import tf_record
 
 from la_tf.data.base import ENDS_BYTES, DataError, Source
+from la_tf.files import replace_file
+from la_tf.stored import StoredFileError, read_arrays, read_json
 
 INDEX_FILE = "index.json"
 ARRAYS_FILE = "index.npz"
 _VERSION = 1
 _HEADER, _FOOTER = 12, 4  # bytes around the data of a record
+_COLUMNS = ("lengths", "image_offsets", "image_lengths", "labels")
+_Count = Annotated[int, range(2**40)]
+
+
+class _Shard(TypedDict):
+    file: str
+    records: _Count
+
+
+class _Description(TypedDict):
+    """What index.json holds."""
+
+    version: int
+    num_examples: Annotated[int, range(1, 2**40)]
+    class_names: list[str] | None
+    shards: list[_Shard]
 
 
 @dataclasses.dataclass
@@ -57,14 +77,16 @@ class RecordIndex:
 
     def save(self, folder: str) -> None:
         """Writes the two index files into a folder."""
+        file = io.BytesIO()  # zipfile, on a full disk, leaves files that cannot be closed
         np.savez(
-            os.path.join(folder, ARRAYS_FILE),
+            file,
             lengths=np.array(self.lengths, np.int64),
             image_offsets=np.array(self.image_offsets, np.int64),
             image_lengths=np.array(self.image_lengths, np.int64),
             labels=np.array(self.labels, np.int32),
             names=np.frombuffer("\0".join(self.names).encode("utf-8"), np.uint8),
         )
+        replace_file(pathlib.Path(folder, ARRAYS_FILE), file.getbuffer())
         description = {
             "version": _VERSION,
             "num_examples": len(self.lengths),
@@ -93,35 +115,43 @@ class RecordSource(Source):
         """
         path = os.path.join(folder, INDEX_FILE)
         try:
-            with open(path, encoding="utf-8") as file:
-                description = json.load(file)
-            version, class_names = description["version"], description["class_names"]
-            shards = [os.path.join(folder, shard["file"]) for shard in description["shards"]]
-            counts = [shard["records"] for shard in description["shards"]]
-            with np.load(os.path.join(folder, ARRAYS_FILE)) as file:
-                arrays = {key: file[key] for key in file.files}
-            lengths, labels = arrays["lengths"], arrays["labels"]
-            self._image_offsets = arrays["image_offsets"]
-            self._image_lengths = arrays["image_lengths"]
-            self._names = arrays["names"].tobytes().decode("utf-8").split("\0")
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            description = read_json(path, _Description)
+            arrays = read_arrays(os.path.join(folder, ARRAYS_FILE), (*_COLUMNS, "names"))
+            self._names = _names(arrays.pop("names"))
+            columns = {name: _whole_numbers(name, arrays[name]) for name in _COLUMNS}
+        except StoredFileError as error:
             raise DataError(
                 f"the index {path} cannot be read ({error}): write the records again with "
                 "tools/make_tfrecords.py."
             ) from error
-        total = description["num_examples"]
-        columns = (lengths, labels, self._image_offsets, self._image_lengths, self._names)
-        if version != _VERSION or sum(counts) != total or {len(c) for c in columns} != {total}:
+        version, total = description["version"], description["num_examples"]
+        class_names = description["class_names"]
+        shards = [os.path.join(folder, shard["file"]) for shard in description["shards"]]
+        counts = [shard["records"] for shard in description["shards"]]
+        sizes = {len(column) for column in (*columns.values(), self._names)}
+        if version != _VERSION or sum(counts) != total or sizes != {total}:
             raise DataError(
                 f"the index {path} is not dense (version {version}, {total} examples, "
-                f"{sum(counts)} records, columns of {sorted({len(c) for c in columns})}): write "
-                "the records again with tools/make_tfrecords.py."
+                f"{sum(counts)} records, columns of {sorted(sizes)}): write the records again "
+                "with tools/make_tfrecords.py."
             )
-        _compare_with_shards(shards, counts, lengths)
-        labelled = class_names is not None and labels.min() >= 0
-        super().__init__(name or folder, total, labels if labelled else None, class_names)
+        labels = columns["labels"]
+        _compare_with_shards(shards, counts, columns["lengths"])
+        self._image_offsets = columns["image_offsets"]
+        self._image_lengths = columns["image_lengths"]
         self._shards = shards
         self._shard_of = np.repeat(np.arange(len(shards)), counts)
+        sound = _lie_in_records(self._shard_of, *(columns[name] for name in _COLUMNS[:3]))
+        if class_names is not None:
+            sound &= labels < len(class_names)
+        if not sound.all():
+            raise DataError(
+                f"the index {path} does not fit its shards (record {int(np.argmin(sound))} has an "
+                "image or a class that is not there): write the records again with "
+                "tools/make_tfrecords.py."
+            )
+        labelled = class_names is not None and labels.min() >= 0
+        super().__init__(name or folder, total, labels if labelled else None, class_names)
 
     def describe(self, i: int) -> str:
         """The name in the record, and where the record is."""
@@ -142,10 +172,10 @@ class RecordSource(Source):
         """As `load`, without TensorFlow."""
         return self._pread(i, 0, int(self._image_lengths[i]))
 
-    def read_ends(self, i: int) -> tuple[bytes, bytes, int]:
+    def read_ends(self, i: int, count: int = ENDS_BYTES) -> tuple[bytes, bytes, int]:
         """Reads nothing but the ends of the image."""
         size = int(self._image_lengths[i])
-        count = min(size, ENDS_BYTES)
+        count = min(size, count)
         return self._pread(i, 0, count), self._pread(i, size - count, count), size
 
     def _pread(self, i: int, offset: int, length: int) -> bytes:
@@ -185,6 +215,39 @@ def read_record(shard: str, start: int) -> bytes:
         return tf_record.tf_record_random_reader(shard).read(start)[0]
     except (IndexError, tf.errors.OpError) as error:
         raise DataError(f"{shard} is damaged at byte {start}") from error
+
+
+def _whole_numbers(name: str, column: np.ndarray) -> np.ndarray:
+    """A column of the index.
+
+    Raises:
+      StoredFileError: it is none.
+    """
+    if column.ndim != 1 or column.dtype.kind != "i":
+        raise StoredFileError(f"{name} is {column.dtype} of {column.ndim} axes")
+    column = column.astype(np.int64)
+    if name != "labels" and column.size and not 0 <= column.min() <= column.max() < 2**50:
+        raise StoredFileError(f"{name} has numbers that cannot be")
+    return column
+
+
+def _names(characters: np.ndarray) -> list[str]:
+    try:
+        return characters.tobytes().decode("utf-8").split("\0")
+    except ValueError as error:
+        raise StoredFileError("names are no text") from error
+
+
+def _lie_in_records(
+    shard_of: np.ndarray, lengths: np.ndarray, image_offsets: np.ndarray, image_lengths: np.ndarray
+) -> np.ndarray:
+    """Of each record, whether its image lies within its data."""
+    sizes = lengths + _HEADER + _FOOTER
+    ends = np.cumsum(sizes)
+    # Positions count from the beginning of each shard.
+    firsts = np.searchsorted(shard_of, shard_of)
+    starts = ends - sizes - (ends - sizes)[firsts] + _HEADER
+    return (starts <= image_offsets) & (image_offsets + image_lengths <= starts + lengths)
 
 
 def _size_at(file: BinaryIO, start: int) -> int:

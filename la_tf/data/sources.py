@@ -1,9 +1,16 @@
-"""Opens the images that a command line names: --data, --val_data, --holdout."""
+"""Opens the images that a command line names: --data, --val_data, --holdout, --limit."""
 
 import os
 
 from la_tf.config import DataConfig
-from la_tf.data.base import DataError, Source, align_labels, split_holdout
+from la_tf.data.base import (
+    DataError,
+    Source,
+    Subset,
+    align_labels,
+    sample_rows,
+    split_holdout,
+)
 from la_tf.data.digits import digits_parts
 from la_tf.data.folder import FolderSource
 from la_tf.data.records import INDEX_FILE, RecordSource
@@ -44,8 +51,8 @@ def open_train_and_val(config: DataConfig, seed: int) -> tuple[Source, Source | 
     of the training images.
 
     Args:
-      config: `data`, `val_data` and `holdout` are read.
-      seed: chooses the images that `holdout` takes.
+      config: `data`, `val_data`, `holdout` and `limit` are read.
+      seed: chooses the images that `holdout` takes, and those of `limit`.
 
     Returns:
       (train, val); val is None where nothing is held out. Labels of val are numbered as train's.
@@ -53,10 +60,14 @@ def open_train_and_val(config: DataConfig, seed: int) -> tuple[Source, Source | 
     Raises:
       DataError: images are missing or unusable, or val has classes that train lacks.
     """
-    train = open_source(config.data)
+    train, val = open_source(config.data), None
     if config.val_data or _has_held_out(config.data):
-        return train, align_labels(open_source(config.val_data or config.data, "val"), train)
-    return split_holdout(train, config.holdout, seed) if config.holdout else (train, None)
+        val = align_labels(open_source(config.val_data or config.data, "val"), train)
+    elif config.holdout:
+        train, val = split_holdout(train, config.holdout, seed)
+    if 0 < config.limit < train.num_examples:
+        train = Subset(train, sample_rows(train.num_examples, config.limit, seed))
+    return train, val
 
 
 def _has_held_out(data: str) -> bool:

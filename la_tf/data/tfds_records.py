@@ -37,7 +37,7 @@ class TfdsDataset:
         self.name = f"tfds:{name}"
         try:
             self._builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
-        except (ValueError, ImportError, AssertionError) as error:
+        except Exception as error:  # what was prepared before may be damaged
             raise DataError(
                 f"TensorFlow Datasets knows no '{name}' ({first_line(error)}): see "
                 "https://www.tensorflow.org/datasets/catalog for the names."

@@ -12,7 +12,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ from la_tf.data.pipeline import EVAL_BATCH_SIZE
 from la_tf.embedding.embedding_model import EmbeddingError, EmbeddingModel, progress_bar
 from la_tf.errors import first_line
 from la_tf.files import lock, write_json
+from la_tf.stored import StoredFileError, parse_json, read_json
 
 ARRAY_FILE = "embeddings.npy"
 TABLE_FILE = "embeddings.parquet"
@@ -41,6 +42,14 @@ _DESCRIPTION = {"model": "another model", "data": "another set of images"}
 _NAME_BYTES = 256  # of path, class and numbers in a row of the table, an upper estimate
 
 Identity = dict[str, dict[str, Any]]
+
+
+class _Progress(TypedDict):
+    """What the file of an interrupted call holds."""
+
+    rows: Annotated[int, range(2**40)]
+    model: dict[str, Any]
+    data: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,12 +161,11 @@ def _saved_rows(folder: pathlib.Path, identity: Identity) -> int:
                 )
         return 0
     try:
-        stored = json.loads(progress.read_text(encoding="utf-8"))
-        rows = int(stored.pop("rows"))
-    except (ValueError, KeyError, AttributeError) as error:
+        stored = read_json(progress, _Progress)
+    except StoredFileError as error:
         raise EmbeddingError(f"{progress} cannot be read ({error}): remove it.") from error
     _require_same(folder, stored, identity)
-    return rows
+    return stored["rows"]
 
 
 def _open_array(partial: pathlib.Path, count: int, dim: int, done: int) -> BinaryIO:
@@ -214,15 +222,16 @@ def _write_table(
 def _table_identity(path: pathlib.Path) -> Identity:
     try:
         metadata = pq.read_schema(path).metadata
-        return {name: json.loads(metadata[name.encode()]) for name in ("model", "data")}
-    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        texts = {name: metadata[name.encode()] for name in _DESCRIPTION}
+        return {name: parse_json(text, dict[str, Any]) for name, text in texts.items()}
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise _foreign(path) from error
 
 
 def _shape(path: pathlib.Path) -> tuple[int, int]:
     try:
         rows, dim = np.load(path, mmap_mode="r").shape
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header breaks NumPy's reader in many ways
         raise _foreign(path) from error
     return rows, dim
 

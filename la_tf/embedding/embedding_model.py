@@ -132,7 +132,7 @@ def open_part(
     source = train if part == "train" else val
     if source is None:
         raise DataError(f"{config.data} has no held-out images: there is only --part=train.")
-    return keep_good_images(source, config.skip_bad_images, say)
+    return keep_good_images(source, config, say)
 
 
 def newest_version(folder: pathlib.Path) -> pathlib.Path:

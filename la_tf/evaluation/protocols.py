@@ -64,7 +64,7 @@ class Task:
         require_own_name(self.run.path, self.name, self.fingerprint)
 
     def row(self, row: str) -> str:
-        """The name of a row in results: 'trained' becomes IR or LA."""
+        """The name of a row in results: 'trained' becomes what the run was trained by last."""
         return self.run.objective if row == "trained" else row
 
     def network(self, row: str) -> tf.keras.Model:

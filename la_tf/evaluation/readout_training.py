@@ -19,9 +19,10 @@ from la_tf.data.pipeline import (
     random_dataset,
     steps_per_epoch,
 )
-from la_tf.errors import RunError
+from la_tf.errors import RunError, first_line
 from la_tf.evaluation.linear import ReadoutConfig, Readouts, ten_crop_accuracy, train_step
 from la_tf.memory import require_memory
+from la_tf.runs.checkpoints import mend_list
 from la_tf.schedules import learning_rate
 
 CROPS = {"margin": margin_crop_view, "area": area_crop_view}
@@ -57,7 +58,7 @@ class ReadoutTraining:
 
         Raises:
           DataError: fewer images than one batch.
-          RunError: the features do not fit in memory.
+          RunError: the features do not fit in memory, or the saved state cannot be read.
         """
         self.features = features
         self.image_size = features.input_shape[1]
@@ -77,6 +78,7 @@ class ReadoutTraining:
         self._seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         state = {"optimizer": self.optimizer, "seconds": self._seconds}
         checkpoint = tf.train.Checkpoint(dense=self.readouts.dense, **state)
+        mend_list(folder)
         self._manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=1)
         self._cached = self._compute_features() if config.crop == "center" else None
         self._restore()
@@ -93,7 +95,13 @@ class ReadoutTraining:
 
     def _restore(self) -> None:
         if newest := self._manager.latest_checkpoint:
-            self._manager.checkpoint.restore(newest).assert_existing_objects_matched()
+            try:
+                self._manager.checkpoint.restore(newest).assert_existing_objects_matched()
+            except Exception as error:  # a damaged file can break TensorFlow's readers in many ways
+                raise RunError(
+                    f"the unfinished readouts in {self.folder} cannot be read "
+                    f"({first_line(error)}): remove that folder to train them again."
+                ) from error
             self.say(f"readouts: continuing after step {self.step} of {self.total_steps}.")
 
     def run(self) -> None:

@@ -81,7 +81,7 @@ def _metrics(run: TrainedRun) -> list[Record]:
 def _results(run: TrainedRun, records: list[Record]) -> tuple[list[Table], list[str]]:
     """Tables of what was measured, and sentences on what was not."""
     total_steps = run.config.schedule.epochs * run.steps_per_epoch
-    rows, gallery = milestone_rows(records, run.warm_start_steps, total_steps)
+    rows, gallery = milestone_rows(records, run.warm_start_steps, total_steps, run.method)
     tables = [milestone_table(rows, gallery)] if rows else []
     try:
         evaluated = result_tables(read_evaluations(run.path))

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from la_tf.data.augment import center_view, decode, denormalize
 from la_tf.data.base import DataError
+from la_tf.data.image_headers import PictureError, count_pixels
 from la_tf.data.sources import open_train_and_val
 from la_tf.export.model_card import MARK, MODEL_CARD, model_card
 from la_tf.export.onnx import INSTALL, OPSET, export_onnx, onnx_difference, require_tf2onnx
@@ -98,9 +99,10 @@ def sample_pictures(run: TrainedRun, count: int = 8) -> tuple[list[bytes], str]:
         chosen = np.linspace(0, source.num_examples - 1, min(count, source.num_examples))
         pictures = [source.read(int(i)) for i in chosen]
         for picture in pictures:
+            count_pixels(picture, run.config.data.max_megapixels)
             decode(tf.constant(picture))
         return pictures, f"{len(pictures)} images of the run"
-    except (DataError, OSError, tf.errors.OpError):
+    except (DataError, PictureError, OSError, tf.errors.OpError):
         return [_generated_picture()], "a generated image, since those of the run cannot be read"
 
 

@@ -2,8 +2,6 @@
 
 import contextlib
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,7 +11,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from la_tf.data.augment import center_view, normalize
 from la_tf.errors import UserError, first_line
-from la_tf.files import replace_folder
+from la_tf.files import pattern_in, replace_folder, temporary_folder
 from la_tf.networks import build_network
 
 PROBE_TOLERANCE = 0.02  # of a unit vector's coordinates; bfloat16 rounds to 0.004
@@ -136,21 +134,19 @@ def export_saved_model(
 def own_folder(directory: pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary folder inside another one, which is made if need be; removed at the end.
 
-    After a `MismatchError` it stays, for a look at what was refused.
+    After a `MismatchError` it stays until the next export, for a look at what was refused.
 
     Raises:
+      ExportError: TensorFlow could not find there what it has written.
       OSError: it cannot be made.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    folder, refused = pathlib.Path(tempfile.mkdtemp(prefix=".export-", dir=directory)), False
-    try:
+    if character := pattern_in(directory):
+        raise ExportError(
+            f"{directory} has a {character} in its path, which TensorFlow takes for a pattern of "
+            "names: name another folder."
+        )
+    with temporary_folder(directory, ".export-", keep_after=MismatchError) as folder:
         yield folder
-    except MismatchError:
-        refused = True
-        raise
-    finally:
-        if not refused:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def cannot_be_written(directory: pathlib.Path, error: Exception) -> str:

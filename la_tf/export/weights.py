@@ -1,19 +1,22 @@
 """A network's weights as one .npz file that NumPy alone reads, and back."""
 
 import hashlib
+import io
 import pathlib
-import zipfile
 
 import numpy as np
 import tensorflow as tf
 
-from la_tf.errors import first_line
-from la_tf.files import replacing
+from la_tf.errors import RunError, first_line
+from la_tf.files import replace_file
 from la_tf.networks import build_network
+from la_tf.options import option_value, sections_and_options
+from la_tf.stored import StoredFileError, read_arrays
 
 # Metadata keys, scalars beside the tensors: what is needed to build their network again.
 NETWORK, IMAGE_SIZE, DIM = "metadata/network", "metadata/image_size", "metadata/dim"
 _METADATA = (NETWORK, IMAGE_SIZE, DIM)
+_OPTIONS = {name: option for name, (_, option) in sections_and_options().items()}
 _MAX_NAMED = 3  # tensors that an error names
 
 
@@ -62,8 +65,9 @@ def save_weights(network: tf.keras.Model, path: pathlib.Path) -> None:
         IMAGE_SIZE: network.input_shape[1],
         DIM: network.output_shape[-1],
     }
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.savez(file, **metadata, **named_tensors(network))
+    file = io.BytesIO()  # zipfile, on a full disk, leaves files that cannot be closed
+    np.savez(file, **metadata, **named_tensors(network))
+    replace_file(path, file.getbuffer())
 
 
 def load_weights(network: tf.keras.Model, path: pathlib.Path) -> None:
@@ -116,8 +120,12 @@ def network_from_weights(path: pathlib.Path) -> tf.keras.Model:
     """
     stored = _read(path)
     try:
-        network = build_network(str(stored[NETWORK]), int(stored[IMAGE_SIZE]), int(stored[DIM]))
-    except (TypeError, ValueError) as error:
+        side, dim = (
+            option_value(_OPTIONS[name], stored[key].item())
+            for name, key in (("image_size", IMAGE_SIZE), ("dim", DIM))
+        )
+        network = build_network(str(stored[NETWORK]), side, dim)
+    except (RunError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} describes no network: {first_line(error)}.") from error
     load_weights(network, path)
     return network
@@ -133,12 +141,9 @@ def _names(network: tf.keras.Model) -> list[str]:
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            stored = {name: file[name] for name in file.files}
-    # A lone array, which NumPy opens as well, is no context: AttributeError or TypeError.
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise WeightsError(f"{path} cannot be read as weights: {reason}.") from error
+        stored = read_arrays(path)
+    except StoredFileError as error:
+        raise WeightsError(f"{path} cannot be read as weights: {error}.") from error
     if missing := [name for name in _METADATA if name not in stored]:
         raise WeightsError(f"{path} lacks {_some(missing)}: write it with la_tf.export.weights.")
     return stored

@@ -129,6 +129,19 @@ def build_network(
     return tf.keras.Model(images, embeddings, name=name)
 
 
+def top_features(network: tf.keras.Model) -> tf.keras.Model:
+    """A network up to its L2 normalisation.
+
+    Args:
+      network: from `build_network`.
+
+    Returns:
+      A model with the same weights: images [B, S, S, 3] -> features [B, D] float32, whose unit
+      vectors are the embeddings.
+    """
+    return tf.keras.Model(network.input, network.get_layer("unit").input, name="top_features")
+
+
 def readouts(network: tf.keras.Model) -> dict[str, tf.Tensor]:
     """The layers on which linear readouts are trained (section 4.2).
 

@@ -1,6 +1,5 @@
 """Runs and the paper's rows side by side, from the JSON files of run directories alone."""
 
-import json
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -9,21 +8,22 @@ import pandas as pd
 
 from la_tf.config import Config
 from la_tf.errors import RunError
-from la_tf.phases import IR, LA, phase_after
+from la_tf.phases import DEEPCLUSTER, IR, LA, OBJECTIVES, phase_after
 from la_tf.results.evaluations import BANK, CROPS, PIXELS, Evaluation, read_evaluations
 from la_tf.results.evaluations import COLUMNS as ACCURACIES
 from la_tf.results.knn_metric import KNN, KNN_METRICS
 from la_tf.results.paper_tables import CLOSEST, paper_rows
 from la_tf.results.tables import grouped, percentages
-from la_tf.runs.description import read_description
-from la_tf.runs.log import Record, read_log
+from la_tf.runs.description import ENVIRONMENT_FILE, read_description, read_starts
+from la_tf.runs.log import Record, read_log, records_with
+from la_tf.runs.warm_start import warm_start_end
 
 COLUMNS = (
     *("run", "network", "data", "objective", "epochs", "batch", "k", "H", "m"),
     *(*ACCURACIES, "gallery", "git commit", "hours", "hardware"),
 )
 FOOTNOTE = (
-    "Accuracies are top-1 in percent. k, H and m are given where Local Aggregation used them. "
+    "Accuracies are top-1 in percent. k, H and m are given where they were used. "
     "Hours are training steps and clustering; work repeated after a stop counts, evaluation does "
     "not. Rows marked (paper) were not measured here."
 )
@@ -62,10 +62,6 @@ def comparison(run_dirs: Iterable[str]) -> list[Line]:
             found = _run_lines(run_dir)
         except RunError as error:
             problems.append(str(error))
-        # What damaged files, or those of another version, can raise.
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            problems.append(f"{run_dir} is damaged or of another version ({reason}).")
         else:
             lines += [line for line, _ in found]
             tables |= dict.fromkeys((line["network"], transfer) for line, transfer in found)
@@ -81,12 +77,13 @@ def hours(timing: list[Record], config: Config, steps_per_epoch: int, step: int)
     the log does not say at which step a run was killed, nor at which it resumed.
     """
     every, seconds = config.report.log_every_steps, 0.0
-    for record in timing:
-        if record["kind"] == "throughput" and record["step"] <= step:
+    for record in records_with(timing, "throughput", "images_per_second"):
+        if record["step"] <= step and record["images_per_second"] > 0:
             # A record is written every few steps, counted from the beginning of each epoch.
             steps = (record["step"] - 1) % steps_per_epoch % every + 1
             seconds += steps * config.data.batch_size / record["images_per_second"]
-        elif record["kind"] == "clustering" and record["step"] <= step:
+    for record in records_with(timing, "clustering", "seconds"):
+        if record["step"] <= step:
             seconds += record["seconds"]
     return seconds / 3600
 
@@ -135,13 +132,14 @@ def _run_lines(run_dir: str) -> list[tuple[Line, bool]]:
     machine = _machine(path)
     for line, step, _ in found:
         line |= {"run": run_dir, "network": config.network.network, **machine}
-        if line["objective"] in (IR, LA):
+        if line["objective"] in (IR, *OBJECTIVES.values()):
             line["batch"] = config.data.batch_size
             if timing:
                 line["hours"] = hours(timing, config, per_epoch, step)
         if line["objective"] == LA:
             line["k"] = config.objective.k
             line["H"] = config.clustering.num_clusterings
+        if line["objective"] in (LA, DEEPCLUSTER):
             line["m"] = config.clustering.num_clusters
     return [(line, transfer) for line, _, transfer in found]
 
@@ -160,12 +158,14 @@ def _evaluated(group: list[Evaluation]) -> Line:
 def _logged(config: Config, log: list[Record], per_epoch: int) -> tuple[Line, int]:
     """The line of a run without evaluations, and its steps done."""
     step = log[-1]["step"] if log else 0
+    warm_start = warm_start_end(config, per_epoch, log)
     line = {
         "data": pathlib.Path(config.data.data.replace(":", "-")).name,
-        "objective": phase_after(step, config.schedule.ir_epochs * per_epoch),
+        "objective": phase_after(step, warm_start, config.method.method),
         "epochs": round(step / per_epoch, 2),
     }
-    if found := [record for record in log if record["kind"] == "knn"]:
+    fields = [metric.field for metric in KNN_METRICS]
+    if found := records_with(log, "knn", "epoch", *fields):
         newest = found[-1]
         line |= {metric.column: 100 * newest[metric.field] for metric in KNN_METRICS}
         line["gallery"] = BANK
@@ -176,17 +176,15 @@ def _logged(config: Config, log: list[Record], per_epoch: int) -> tuple[Line, in
 
 def _machine(path: pathlib.Path) -> Line:
     """Commits and hardware of all starts, each once."""
-    file = path / "environment.json"
-    if not file.exists():
+    if not (path / ENVIRONMENT_FILE).exists():
         return {}
-    starts = json.loads(file.read_text(encoding="utf-8"))
     commits, hardware = {}, {}  # as ordered sets
-    for start in starts:
-        if start["git_commit"]:
+    for start in read_starts(path):
+        if start.get("git_commit"):
             changed = "+" if start["git_commit"].endswith("+") else ""
             commits[start["git_commit"][:_COMMIT_DIGITS] + changed] = None
-        cores = f"{start['cpu_cores']} cores of {start['cpu']}"
-        devices = ", ".join(dict.fromkeys(start["gpus"])) or cores
+        cores = f"{start.get('cpu_cores', '?')} cores of {start.get('cpu', '?')}"
+        devices = ", ".join(dict.fromkeys(start.get("gpus", ()))) or cores
         replicas = start.get("replicas", 1)
         hardware[f"{replicas} x {devices}" if replicas > 1 else devices] = None
     return {"git commit": ", ".join(commits), "hardware": ", ".join(hardware)}
@@ -218,4 +216,7 @@ def _paper_lines(tables: Iterable[tuple[str, bool]]) -> list[Line]:
 
 
 def _read_log(path: pathlib.Path) -> list[Record]:
-    return read_log(path) if path.exists() else []
+    try:
+        return read_log(path) if path.exists() else []
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}): restore it.") from error

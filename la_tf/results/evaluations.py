@@ -5,12 +5,13 @@ import hashlib
 import json
 import pathlib
 import re
-from typing import Any
+from typing import Any, TypedDict
 
 from la_tf.errors import RunError
 from la_tf.files import write_json
-from la_tf.phases import IR, LA, UNTRAINED
+from la_tf.phases import DEEPCLUSTER, IR, LA, SUPERVISED, UNTRAINED
 from la_tf.results.knn_metric import KNN, KNN1
+from la_tf.stored import StoredFileError, misfit, read_json
 
 FOLDER = "evaluation"
 READOUTS = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -18,7 +19,18 @@ PIXELS = "pixels"  # the column of a readout on raw pixels
 COLUMNS = (*READOUTS, KNN.column, KNN1.column, PIXELS)  # in the order of Table 1
 RAW_PIXELS = "raw pixels"
 BANK, CROPS = "memory bank", "centre crops"  # what kNN searches
-ROWS = (RAW_PIXELS, UNTRAINED, IR, LA)  # what can be evaluated of a run, in the order of tables
+# What can be evaluated of a run, in the order of tables.
+ROWS = (RAW_PIXELS, UNTRAINED, IR, DEEPCLUSTER, LA, SUPERVISED)
+
+
+class _Settings(TypedDict, total=False):
+    """Those of an evaluation that tables show."""
+
+    gallery: str
+    k: list[int]
+    epochs: int
+    learning_rate: float
+    crop: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +130,13 @@ def read_evaluations(run_path: pathlib.Path) -> list[Evaluation]:
 
 def _read(file: pathlib.Path) -> Evaluation:
     try:
-        evaluation = Evaluation(**json.loads(file.read_text(encoding="utf-8")))
-        if evaluation.row not in ROWS:
-            raise ValueError(f"its row is {evaluation.row}")
-        return evaluation
-    except (OSError, ValueError, TypeError) as error:
+        stored = read_json(file, Evaluation)
+        if unknown := set(stored) - {field.name for field in dataclasses.fields(Evaluation)}:
+            raise StoredFileError(f"{min(unknown)} is unknown")
+        if stored["row"] not in ROWS:
+            raise StoredFileError(f"its row is {stored['row']}")
+        if problem := misfit(stored["settings"], _Settings, "settings"):
+            raise StoredFileError(problem)
+        return Evaluation(**stored)
+    except StoredFileError as error:
         raise RunError(f"{file} cannot be read ({error}): remove it and evaluate again.") from error

@@ -2,19 +2,24 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from la_tf.config import Config
-from la_tf.errors import RunError
-from la_tf.phases import IR, LA, UNTRAINED
+from la_tf.phases import DEEPCLUSTER, IR, LA, SUPERVISED, UNTRAINED
 from la_tf.results.knn_metric import KNN, KNN1
+from la_tf.runs.description import read_starts
 from la_tf.runs.health import HealthMonitor
-from la_tf.runs.log import Record
+from la_tf.runs.log import Record, records_with
 from la_tf.runs.trained_run import TrainedRun
 
-OBJECTIVES = {UNTRAINED: "Untrained", IR: "Instance recognition", LA: "Local Aggregation"}
+OBJECTIVES = {
+    UNTRAINED: "Untrained",
+    IR: "Instance recognition",
+    LA: "Local Aggregation",
+    DEEPCLUSTER: "DeepCluster",
+    SUPERVISED: "Classification",
+}
 
 
 class Fact(NamedTuple):
@@ -27,10 +32,10 @@ class Fact(NamedTuple):
 
 def summary(run: TrainedRun, metrics: Sequence[Record]) -> list[Fact]:
     """What the run is, how far it has come, and how good it is now."""
-    config, heldout = run.config, run.data["held-out set"]
+    config, heldout = run.config, run.data.get("held-out set")
     clustering = config.clustering
     accuracy, knn_note = "not measured", "it needs labelled held-out images"
-    if measured := [record for record in metrics if record["kind"] == "knn"]:
+    if measured := records_with(metrics, "knn", "epoch", KNN.field, KNN1.field):
         last = measured[-1]
         accuracy = f"{last[KNN.field]:.1%}"
         knn_note = (
@@ -41,25 +46,35 @@ def summary(run: TrainedRun, metrics: Sequence[Record]) -> list[Fact]:
     images = f"{config.data.data}, at {config.data.image_size} pixels; "
     images += f"{heldout['examples']:,} held out" if heldout else "none held out"
     steps = f"{run.step:,} steps of {config.data.batch_size} images"
-    h = clustering.num_clusterings
-    clusters = f"m = {clustering.num_clusters:,} clusters, H = {h} clusterings"
-    return [
+    facts = [
         Fact("Network", config.network.network, weights),
         Fact("Training images", f"{run.num_examples:,}", images),
         Fact("Objective", OBJECTIVES[run.objective], _phases(config)),
         Fact("Epochs", f"{run.epoch:.4g} of {config.schedule.epochs}", steps),
         Fact("Held-out kNN", accuracy, knn_note),
-        Fact("Neighbours", f"k = {config.objective.k:,}", clusters),
     ]
+    if run.method == "local_aggregation":
+        h = clustering.num_clusterings
+        clusters = f"m = {clustering.num_clusters:,} clusters, H = {h} clusterings"
+        facts.append(Fact("Neighbours", f"k = {config.objective.k:,}", clusters))
+    elif run.method == "deepcluster":
+        note = "clusters of its features, found anew in every round"
+        facts.append(Fact("Pseudo-classes", f"m = {clustering.num_clusters:,}", note))
+    return facts
 
 
 def _phases(config: Config) -> str:
     schedule = config.schedule
+    if config.method.method != "local_aggregation":
+        labels = "with" if config.method.method == "supervised" else "without"
+        return f"a baseline, trained {labels} labels"
     if schedule.ir_epochs >= schedule.epochs:
         return "only instance recognition"
     if not schedule.ir_epochs:
         return "without a warm start"
     epochs = "an epoch" if schedule.ir_epochs == 1 else f"{schedule.ir_epochs} epochs"
+    if schedule.ir_until_plateau:
+        epochs += " at most, until its loss levelled off"
     return f"instance recognition for {epochs}, then Local Aggregation"
 
 
@@ -79,7 +94,7 @@ def warnings(run: TrainedRun, metrics: Sequence[Record]) -> list[str]:
             "curves and tables show the log, figures of embeddings and images the checkpoint."
         )
     monitor = HealthMonitor(run.config.network.dim, said.append)
-    for record in metrics:
+    for record in records_with(metrics, "train", "loss", "steps", "spread", "empty_close"):
         monitor(record)
     return said
 
@@ -135,12 +150,8 @@ def environments(run: TrainedRun) -> dict[str, dict[str, str]]:
     Raises:
       RunError: environment.json cannot be read.
     """
-    try:
-        starts = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"environment.json cannot be read ({error}).") from error
     found, first = {}, 1
-    for environment, group in itertools.groupby(starts):
+    for environment, group in itertools.groupby(read_starts(run.path)):
         last = first + len(list(group)) - 1
         span = f"Start {first}" if first == last else f"Starts {first} to {last}"
         found[span] = _flat(environment)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -10,7 +11,7 @@ from la_tf.phases import IR, LA, phase_after
 from la_tf.results.evaluations import COLUMNS, ROWS, Evaluation
 from la_tf.results.knn_metric import KNN, KNN_METRICS
 from la_tf.results.paper_tables import paper_rows
-from la_tf.runs.log import Record
+from la_tf.runs.log import Record, records_with
 
 # Of the paper's methods those with a counterpart here, and its clustering baseline.
 _PAPER_METHODS = ("Random", IR, "IR (with BN)", "DC", LA)
@@ -43,7 +44,10 @@ class Table:
 
 
 def milestone_rows(
-    records: Sequence[Record], warm_start_steps: int, total_steps: int
+    records: Sequence[Record],
+    warm_start_steps: int,
+    total_steps: int,
+    method: str = "local_aggregation",
 ) -> tuple[list[Row], str]:
     """Held-out kNN from a run's records in metrics.jsonl.
 
@@ -54,13 +58,14 @@ def milestone_rows(
       Rows of (name, accuracy at K = 200, at K = 1), and what was searched, in words.
     """
     ends = {min(warm_start_steps, total_steps), total_steps} - {0}
-    names = {step: f"end of {phase_after(step, warm_start_steps)}" for step in ends}
-    found = [(r["name"], r) for r in records if r["kind"] == "milestone"]
+    names = {step: f"end of {phase_after(step, warm_start_steps, method)}" for step in ends}
+    fields = [metric.field for metric in KNN_METRICS]
+    found = [(r["name"], r) for r in records_with(records, "milestone", "name", *fields)]
     gallery = "centre crops of the training images" if found else "the memory bank"
     found = found or [
-        (names[r["step"]], r) for r in records if r["kind"] == "knn" and r["step"] in names
+        (names[r["step"]], r) for r in records_with(records, "knn", *fields) if r["step"] in names
     ]
-    return [(name, *(r[metric.field] for metric in KNN_METRICS)) for name, r in found], gallery
+    return [(name, *(r[field] for field in fields)) for name, r in found], gallery
 
 
 def milestone_table(rows: Sequence[Row], gallery: str) -> Table:
@@ -133,9 +138,11 @@ def _setting(evaluation: Evaluation) -> str:
     """How a protocol was applied, in a few words."""
     settings = evaluation.settings
     if evaluation.protocol == "knn":
-        return settings["gallery"]
-    rate = f"rate {settings['learning_rate']:g}"
-    return f"readouts: {settings['epochs']} epochs, {rate}, {settings['crop']} crops"
+        return settings.get("gallery", "?")
+    epochs, crop = (settings.get(name, "?") for name in ("epochs", "crop"))
+    return (
+        f"readouts: {epochs} epochs, rate {settings.get('learning_rate', math.nan):g}, {crop} crops"
+    )
 
 
 def _knn_note(evaluations: Sequence[Evaluation]) -> str:
@@ -145,8 +152,8 @@ def _knn_note(evaluations: Sequence[Evaluation]) -> str:
         return ""
     rows_of: dict[str, dict[str, None]] = {}  # the inner dicts are ordered sets
     for e in knn:
-        rows_of.setdefault(e.settings["gallery"], {})[e.row] = None
+        rows_of.setdefault(e.settings.get("gallery", "?"), {})[e.row] = None
     searched = " and ".join(f"{g} ({', '.join(rows)})" for g, rows in rows_of.items())
-    few = any(e.settings["k"][0] < KNN.k for e in knn)
+    few = any(max(e.settings.get("k", ()), default=KNN.k) < KNN.k for e in knn)
     all_vote = f" There are fewer than {KNN.k} images, so all of them vote." if few else ""
     return f"{KNN.column} is {KNN.words}, and searches {searched}.{all_vote}"

@@ -6,7 +6,7 @@ import re
 import uuid
 
 from la_tf.errors import RunError
-from la_tf.files import replace_file
+from la_tf.files import pattern_in, replace_file
 
 # What TensorFlow writes for a checkpoint of step 12: ckpt-12.data-00000-of-00001, or several such,
 # and then ckpt-12.index.
@@ -22,9 +22,14 @@ def present_checkpoints(folder: str | pathlib.Path) -> list[str]:
     whole, and may name some whose files were removed to go back to an older one.
 
     Raises:
-      RunError: there were some, and all are gone.
+      RunError: there were some, and all are gone; or TensorFlow could not find any there.
     """
     folder = pathlib.Path(folder)
+    if character := pattern_in(folder):
+        raise RunError(
+            f"{folder} has a {character} in its path, which TensorFlow takes for a pattern of "
+            "names: name another directory."
+        )
     steps = sorted(int(m[1]) for f in folder.glob("*") if (m := _INDEX.fullmatch(f.name)))
     paths = [folder / f"ckpt-{step}" for step in steps]
     present = [str(path) for path in paths if _has_data(path)]

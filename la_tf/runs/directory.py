@@ -1,9 +1,8 @@
 """A run directory: locked, and guarded against mixing two runs."""
 
-import json
 import pathlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from la_tf import config as config_lib
@@ -11,24 +10,31 @@ from la_tf.config import Config
 from la_tf.errors import RunError
 from la_tf.files import lock, write_json
 from la_tf.runs.checkpoints import mend_list, present_checkpoints
+from la_tf.runs.description import CONFIG_FILE, ENVIRONMENT_FILE, Description, Start
 from la_tf.runs.log import Record, read_log
+from la_tf.stored import StoredFileError, read_json
 
 # What does not change the result of a run, and may differ when it is resumed. Where the images
 # are may change too; their names, order and labels are held by the fingerprint.
 LOCATION_OPTIONS = ("data", "val_data")
 LOCK = "lock"
-_WRITTEN = ("config.json", "environment.json")
+_WRITTEN = (CONFIG_FILE, ENVIRONMENT_FILE)
 
 
-def read_json(path: pathlib.Path, option: str = "--run_dir") -> Any:
-    """A JSON file of a directory that was to be resumed; `option` is the flag that names it.
+def read_file(path: pathlib.Path, form: Any, option: str = "--run_dir") -> Any:
+    """A JSON file of a directory that was to be resumed.
+
+    Args:
+      path: the file.
+      form: what it holds, see `la_tf.stored`.
+      option: the flag that names the directory.
 
     Raises:
-      RunError: it cannot be read.
+      RunError: it cannot be read, or holds something else.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return read_json(path, form)
+    except StoredFileError as error:
         raise RunError(
             f"{path} of a run that was to be resumed cannot be read ({error}): restore it, or name "
             f"another {option}."
@@ -37,7 +43,7 @@ def read_json(path: pathlib.Path, option: str = "--run_dir") -> Any:
 
 def refuse_differences(
     path: pathlib.Path,
-    differences: Iterable[tuple[str, Any, Any]],
+    unlike: Iterable[tuple[str, Any, Any]],
     what: str = "a run of another configuration",
     option: str = "--run_dir",
 ) -> None:
@@ -45,14 +51,14 @@ def refuse_differences(
 
     Args:
       path: the directory.
-      differences: (name, stored value, wanted value) of each.
+      unlike: (name, stored value, wanted value) of each difference.
       what: the directory then holds.
       option: the flag that names it.
 
     Raises:
       RunError: there is a difference; the message names all.
     """
-    if told := "; ".join(f"{name} was {before}, now {now}" for name, before, now in differences):
+    if told := "; ".join(f"{name} was {before}, now {now}" for name, before, now in unlike):
         raise RunError(
             f"{path} holds {what} ({told}): give the same options to resume it, or another "
             f"{option}."
@@ -77,9 +83,11 @@ def require_space(
 
 
 def default_run_dir(config: Config) -> str:
-    """Where a run goes that names no directory: runs/<data>-<network>."""
+    """Where a run goes that names no directory: runs/<data>-<network>, of a baseline -<method>."""
+    method = config.method.method
+    suffix = "" if method == Config().method.method else f"-{method}"
     name = pathlib.Path(config.data.data.replace(":", "-")).name
-    return str(pathlib.Path("runs") / f"{name}-{config.network.network}")
+    return str(pathlib.Path("runs") / f"{name}-{config.network.network}{suffix}")
 
 
 class RunDirectory:
@@ -107,7 +115,7 @@ class RunDirectory:
           ConfigError: it holds a run with an option that was removed since.
         """
         self.path = pathlib.Path(path)
-        config_file = self.path / "config.json"
+        config_file = self.path / CONFIG_FILE
         # A start that failed before its first checkpoint leaves nothing worth protecting, and may
         # be repeated with other options.
         self.resumed = bool(present_checkpoints(self.path / "checkpoints"))
@@ -118,9 +126,9 @@ class RunDirectory:
                 "resumed, and is not overwritten; name another --run_dir."
             )
         if self.resumed:
-            stored = read_json(config_file)
+            stored = read_file(config_file, Description)
             config_lib.require_without_removed(stored["config"])
-            refuse_differences(self.path, _differences(stored, description))
+            refuse_differences(self.path, differences(stored, description))
         elif not config_file.exists() and not self._holds_nothing_else():
             raise RunError(f"{self.path} holds files but no run: name an empty or a new --run_dir.")
         try:
@@ -150,8 +158,8 @@ class RunDirectory:
         return set(self.path.iterdir()) <= {self.path / LOCK, *self._leftovers()}
 
     def _append_environment(self, environment: Record) -> list[Record]:
-        file = self.path / "environment.json"
-        starts = [*(read_json(file) if file.exists() else []), environment]
+        file = self.path / ENVIRONMENT_FILE
+        starts = [*(read_file(file, list[Start]) if file.exists() else []), environment]
         write_json(file, starts)
         return starts
 
@@ -165,8 +173,11 @@ def _has_trained(log: pathlib.Path) -> bool:
     return log.exists() and any(record["step"] > 0 for record in read_log(log))
 
 
-def _differences(stored: Record, wanted: Record):
-    """Yields (option, stored value, wanted value) for all that a run's identity consists of."""
+def differences(stored: Record, wanted: Record) -> Iterator[tuple[str, Any, Any]]:
+    """Yields (option, stored value, wanted value) for all that a run's identity consists of.
+
+    Both are as in config.json: {"config": options by section, "data": what identifies it}.
+    """
     for name in wanted["data"]:
         if stored["data"].get(name) != wanted["data"][name]:
             yield f"the data's {name}", stored["data"].get(name), wanted["data"][name]

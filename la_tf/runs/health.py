@@ -34,6 +34,8 @@ def expected_values(config: Config, num_examples: int) -> list[str]:
       config: of the run.
       num_examples: N.
     """
+    if config.method.method != "local_aggregation":
+        return [_expected_of_a_baseline(config)]
     k = background_neighbours(config.objective.k, num_examples)
     h = config.clustering.num_clusterings
     members = num_examples / clusters(config.clustering.num_clusters, num_examples)
@@ -58,6 +60,17 @@ def expected_values(config: Config, num_examples: int) -> list[str]:
             "of the background can be close and the loss 0: raise --k or --num_clusters."
         )
     return lines
+
+
+def _expected_of_a_baseline(config: Config) -> str:
+    """The same for `--method`s other than Local Aggregation, whose configuration is resolved."""
+    if config.method.method == "supervised":
+        return "supervised loss: starts near the logarithm of the number of classes, then falls."
+    m = config.clustering.num_clusters
+    return (
+        f"DeepCluster loss: starts near ln m = {math.log(m):.2f} in every round, since the layer "
+        "on top is new, and falls within it."
+    )
 
 
 class HealthMonitor:
@@ -87,7 +100,7 @@ class HealthMonitor:
                 f"their spread is {record['spread']:.4f}, an even sphere has "
                 f"{self._even_spread:.4f}. Lower --learning_rate or lengthen --ir_epochs.",
             )
-        if record["empty_close"] > MANY_EMPTY_CLOSE:
+        if record.get("empty_close", 0) > MANY_EMPTY_CLOSE:
             self._warn(
                 "empty",
                 f"step {record['step']}: {record['empty_close']:.0%} of the images have no close "

@@ -2,12 +2,22 @@
 
 import json
 import pathlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NotRequired, TypedDict
 
 from la_tf.errors import RunError
+from la_tf.stored import StoredFileError, misfit, parse_json
 
 Record = dict[str, Any]
+_TEXTS = ("kind", "phase", "name")
+
+
+class _Record(TypedDict):
+    kind: str
+    step: int
+    epoch: NotRequired[int]
+    phase: NotRequired[str]
+    name: NotRequired[str]
 
 
 class RunLog:
@@ -47,6 +57,13 @@ class RunLog:
         """Bytes written so far."""
         return self._file.tell()
 
+    def begin_with(self, other: pathlib.Path, size: int) -> None:
+        """Replaces what was written by the first `size` bytes of another log."""
+        self.truncate(0)
+        with other.open("rb") as file:
+            self._file.write(file.read(size).decode(errors="replace"))
+        self._file.flush()
+
     def truncate(self, size: int) -> None:
         """Forgets every record after the first `size` bytes.
 
@@ -70,7 +87,8 @@ def read_log(path: pathlib.Path) -> list[Record]:
     """All whole records of a log.
 
     A line that a kill has cut off or a disk has damaged is left out: the others still say what the
-    run did.
+    run did. In a whole record `kind`, `phase` and `name` are text, and all else is finite numbers,
+    or null for what could not be measured.
     """
     lines = path.read_bytes().decode(errors="replace").split("\n")
     return [record for line in lines[:-1] if (record := _record(line)) is not None]
@@ -78,8 +96,17 @@ def read_log(path: pathlib.Path) -> list[Record]:
 
 def _record(line: str) -> Record | None:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line, _Record)
+    except StoredFileError:
         return None
-    whole = isinstance(record, dict) and isinstance(record.get("kind"), str)
-    return record if whole and type(record.get("step")) is int else None
+    numbers = {name: value for name, value in record.items() if name not in _TEXTS}
+    return None if misfit(numbers, dict[str, float | None]) else record
+
+
+def records_with(records: Iterable[Record], kind: str, *fields: str) -> list[Record]:
+    """The records of a kind that have all of some fields, and null in none of them."""
+    return [
+        record
+        for record in records
+        if record["kind"] == kind and all(record.get(field) is not None for field in fields)
+    ]

@@ -4,9 +4,10 @@ import contextlib
 import os
 import pathlib
 import platform
+import re
 import subprocess
 from importlib import metadata
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import tensorflow as tf
 from official.common import distribute_utils
@@ -14,6 +15,7 @@ from official.common import distribute_utils
 from la_tf.config import Config, ConfigError, NumericsConfig, RunConfig
 from la_tf.faiss_library import faiss
 from la_tf.runs import processor
+from la_tf.stored import StoredFileError, parse_json
 
 MAX_SIMILARITIES = 2**31 - 1  # of softmax and top_k on GPUs, which count in int32
 
@@ -136,8 +138,36 @@ def _multi_worker_strategy(run: RunConfig, num_gpus: int) -> tf.distribute.Strat
             "--num_devices does not apply to several workers: each uses all GPUs it sees, and "
             "CUDA_VISIBLE_DEVICES hides some."
         )
+    _require_cluster(run)
     distribute_utils.configure_cluster(run.worker_hosts, run.task_index)
     return distribute_utils.get_distribution_strategy("multi_worker_mirrored", num_gpus=num_gpus)
+
+
+class _Cluster(TypedDict):
+    cluster: dict[str, list[str]]
+    task: NotRequired[dict[str, Any]]
+
+
+def _require_cluster(run: RunConfig) -> None:
+    """Refuses a description of workers that TensorFlow cannot use, or would wait for.
+
+    Raises:
+      ConfigError: it is of TF_CONFIG, which has the last word, or of the options.
+    """
+    if given := os.environ.get("TF_CONFIG"):
+        try:
+            parse_json(given, _Cluster)
+        except StoredFileError as error:
+            raise ConfigError(f"TF_CONFIG does not describe the workers: {error}.") from None
+        return
+    hosts = run.worker_hosts.split(",")
+    if wrong := [host for host in hosts if not re.fullmatch(r"\S+:[0-9]{1,5}", host)]:
+        raise ConfigError(f"--worker_hosts names '{wrong[0]}': give host:port of every worker.")
+    if run.task_index >= len(hosts):
+        raise ConfigError(
+            f"--task_index={run.task_index} is beyond the {len(hosts)} workers of --worker_hosts: "
+            f"give 0 to {len(hosts) - 1}."
+        )
 
 
 def describe_devices(strategy: tf.distribute.Strategy) -> str:

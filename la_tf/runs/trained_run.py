@@ -21,6 +21,10 @@ from la_tf.phases import phase_after
 from la_tf.runs import runtime
 from la_tf.runs.checkpoints import present_checkpoints
 from la_tf.runs.description import read_description
+from la_tf.runs.log import read_log
+from la_tf.runs.warm_start import warm_start_end
+
+_VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # behind the name of a variable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +71,22 @@ class TrainedRun:
         """Epochs done."""
         return self.step / self.steps_per_epoch
 
-    @property
+    @functools.cached_property
     def warm_start_steps(self) -> int:
         """How many of its first steps are instance recognition."""
-        return self.config.schedule.ir_epochs * self.steps_per_epoch
+        log = self.path / "metrics.jsonl"
+        records = read_log(log) if log.exists() else []
+        return warm_start_end(self.config, self.steps_per_epoch, records)
 
     @property
     def objective(self) -> str:
-        """'LA', or 'IR' for a run that has not left its warm start; 'untrained' at step 0."""
-        return phase_after(self.step, self.warm_start_steps)
+        """What it was trained by last, see `phases`; 'untrained' at step 0."""
+        return phase_after(self.step, self.warm_start_steps, self.method)
+
+    @property
+    def method(self) -> str:
+        """Local Aggregation or a baseline, by its name in `--method`."""
+        return self.config.method.method
 
     def holds(self, train_set: Source) -> bool:
         """Whether these are the images whose rows the bank holds, in its order."""
@@ -101,27 +112,37 @@ def open_run(run_dir: str) -> TrainedRun:
     """
     path = pathlib.Path(run_dir).expanduser()
     config, data = read_description(path)
+    tried, failure = None, None
+    # Training may go on meanwhile, and remove a checkpoint for which there is a newer one then.
+    while (checkpoint := _newest(path)) != tried:
+        tried = checkpoint
+        runtime.configure(NumericsConfig(), config.schedule.seed)
+        network = network_of(config)
+        try:
+            # It keeps its file open, so that the bank can be read when that has been removed.
+            reader = tf.train.load_checkpoint(checkpoint)
+            step = int(reader.get_tensor(f"model/optimizer/_iterations/{_VALUE}"))
+            restored = tf.train.Checkpoint(model=tf.train.Checkpoint(network=network))
+            # Bank, labels and optimizer stay behind: few ask for the bank, which is large.
+            restored.restore(checkpoint).assert_existing_objects_matched().expect_partial()
+        except Exception as error:  # a damaged file can break TensorFlow's readers in many ways
+            failure = error
+        else:
+            read_bank = functools.partial(_read_bank, reader, checkpoint)
+            return TrainedRun(path, config, data, step, network, read_bank)
+    raise _unreadable(checkpoint, failure) from failure
+
+
+def _newest(path: pathlib.Path) -> str:
     checkpoints = present_checkpoints(path / "checkpoints")
     if not checkpoints:
         raise RunError(f"{path} holds no checkpoint: train it first, or restore its checkpoints.")
-    checkpoint = checkpoints[-1]
-    runtime.configure(NumericsConfig(), config.schedule.seed)
-    network = network_of(config)
-    try:
-        restored = tf.train.Checkpoint(model=tf.train.Checkpoint(network=network))
-        # Bank, labels and optimizer stay behind: few ask for the bank, which is large.
-        restored.restore(checkpoint).assert_existing_objects_matched().expect_partial()
-    except Exception as error:  # a damaged file can break TensorFlow's readers in many ways
-        raise _unreadable(checkpoint, error) from error
-    step = int(_read(checkpoint, "model/optimizer/_iterations"))
-    read_bank = functools.partial(_read, checkpoint, "model/bank/vectors")
-    return TrainedRun(path, config, data, step, network, read_bank)
+    return checkpoints[-1]
 
 
-def _read(checkpoint: str, variable: str) -> np.ndarray:
+def _read_bank(reader, checkpoint: str) -> np.ndarray:
     try:
-        reader = tf.train.load_checkpoint(checkpoint)
-        return reader.get_tensor(f"{variable}/.ATTRIBUTES/VARIABLE_VALUE")
+        return reader.get_tensor(f"model/bank/vectors/{_VALUE}")
     except Exception as error:  # as above
         raise _unreadable(checkpoint, error) from error
 
@@ -143,7 +164,7 @@ def open_images(
     """The images of a run, or others to evaluate it on.
 
     Args:
-      run: whose images, and whose `skip_bad_images`.
+      run: whose images, and whose `skip_bad_images` and `max_megapixels`.
       data: other images than the run's, or the run's at another place.
       val_data: other held-out images; default the run's, or with `data` as in training.
       holdout: as in training; only with `data`, since a run has its own.
@@ -159,12 +180,16 @@ def open_images(
     if data is not None:
         config = dataclasses.replace(config, data=data, val_data=val_data, holdout=holdout)
     train_set, heldout = open_train_and_val(config, seed)
+    if data is not None and config.limit and not run.holds(train_set):
+        # Not the run's images at another place: of others, all are meant.
+        config = dataclasses.replace(config, limit=0)
+        train_set, heldout = open_train_and_val(config, seed)
     if data is None and val_data is not None:
         # Whatever the run held out stays out of its training images.
         heldout = align_labels(open_source(val_data, "val"), train_set)
     checked = []
     for source in (train_set, heldout):
         if source is not None:
-            source = keep_good_images(source, config.skip_bad_images, say)
+            source = keep_good_images(source, config, say)
         checked.append(source)
     return tuple(checked)

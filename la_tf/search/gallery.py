@@ -10,16 +10,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from la_tf.config import DataConfig
 from la_tf.data.base import DataError, Subset
-from la_tf.data.checks import BadImage, find_bad_images, name_some
-from la_tf.data.image_headers import PictureError, count_pixels
+from la_tf.data.checks import BadImage, find_bad_images, find_large_images, name_some
 from la_tf.data.pipeline import EVAL_BATCH_SIZE
 from la_tf.embedding.embedding_model import EmbeddingError, EmbeddingModel, progress_bar
 from la_tf.errors import first_line
 from la_tf.search.cache import EmbeddingCache, cache_file, default_cache_dir
 from la_tf.search.picture_files import PictureFiles, printable
 
-MAX_MEGAPIXELS = 150  # decoded and in float32, such a picture takes 2 GB
 _SAVE_EVERY = 2 * EVAL_BATCH_SIZE  # pictures
 _UNIT_TOLERANCE = 1e-3
 
@@ -63,18 +62,20 @@ def open_gallery(
     files: PictureFiles,
     cache_dir: str | None = None,
     say: Callable[[str], None] = print,
+    max_megapixels: float = DataConfig.max_megapixels,
 ) -> Gallery:
     """Embeds the pictures of a folder that are new or changed since the last time.
 
     A file is recognised by its path, its size and the time of its last change. Embeddings are
     saved every few batches, so that after a kill the next call continues. Pictures that cannot be
-    decoded are left out, and so are those above `MAX_MEGAPIXELS`.
+    decoded are left out, and so are those that are too large.
 
     Args:
       model: see `run_model` and `export_model`.
       files: of a folder.
       cache_dir: where caches are; default `default_cache_dir`.
       say: takes sentences on what is left out and on a cache that was damaged.
+      max_megapixels: of a picture, in millions of pixels.
 
     Raises:
       DataError: `files` are not of a folder, or no picture can be embedded.
@@ -96,7 +97,7 @@ def open_gallery(
         def save(rows: Sequence[int], embedded: np.ndarray) -> None:
             cache.add([names[row] for row in rows], [stamps[row] for row in rows], embedded)
 
-        bad += _embed_missing(model, files, vectors, save)
+        bad += _embed_missing(model, files, vectors, max_megapixels, save)
     pictures, vectors = _collect(files, found, vectors, bad, say)
     return Gallery(pictures, vectors, len(pictures) - num_known, tuple(bad), cache.path)
 
@@ -106,6 +107,7 @@ def embed_queries(
     files: PictureFiles,
     gallery: EmbeddedFiles,
     say: Callable[[str], None] = print,
+    max_megapixels: float = DataConfig.max_megapixels,
 ) -> EmbeddedFiles:
     """Embeds the pictures to search for by the gallery's model, except those that it holds.
 
@@ -116,7 +118,7 @@ def embed_queries(
     found, bad = _look_up(files)
     known = {p.file: v for p, v in zip(gallery.pictures, gallery.vectors, strict=True)}
     vectors = {row: known.get(_file_id(status)) for row, status in found.items()}
-    bad += _embed_missing(model, files, vectors)
+    bad += _embed_missing(model, files, vectors, max_megapixels)
     return EmbeddedFiles(*_collect(files, found, vectors, bad, say))
 
 
@@ -147,6 +149,7 @@ def _embed_missing(
     model: EmbeddingModel,
     files: PictureFiles,
     vectors: dict[int, np.ndarray | None],
+    max_megapixels: float,
     save: Callable[[Sequence[int], np.ndarray], None] = lambda rows, embedded: None,
 ) -> list[BadImage]:
     """Fills in the vectors that are None, part by part, and returns the files that have none."""
@@ -154,7 +157,7 @@ def _embed_missing(
     with progress_bar(len(new)) as bar:
         for start in range(0, len(new), _SAVE_EVERY):
             part = new[start : start + _SAVE_EVERY]
-            refused = [b for b in (_refuse(files, row) for row in part) if b]
+            refused = find_large_images(files, part, max_megapixels)
             good, embedded, broken = _embed_part(model, files, _without(part, refused))
             if good:
                 save(good, embedded)
@@ -186,17 +189,6 @@ def _embed_part(
             _require_unit(vectors)
             return rows, vectors, broken
     return [], None, broken
-
-
-def _refuse(files: PictureFiles, row: int) -> BadImage | None:
-    """What is wrong with a file, as far as its header says."""
-    try:
-        count_pixels(files.path(row).read_bytes(), MAX_MEGAPIXELS)
-    except OSError as error:
-        return BadImage(row, files.describe(row), error.strerror)
-    except PictureError as error:
-        return BadImage(row, files.describe(row), str(error))
-    return None
 
 
 def _without(rows: Sequence[int], bad: Sequence[BadImage]) -> list[int]:

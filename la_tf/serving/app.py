@@ -12,6 +12,8 @@ from aiohttp import web
 from la_tf.data.image_headers import PictureError, count_pixels
 from la_tf.serving import protocol
 from la_tf.serving.batching import Batcher, EncodedPicture, QueueFullError
+from la_tf.serving.bodies import Bodies
+from la_tf.serving.connections import error_as_json
 from la_tf.serving.protocol import Predict, RequestError
 from la_tf.serving.served_model import ServedModel
 
@@ -53,7 +55,6 @@ class Api:
         self._model = model
         self._name = name
         self._limits = limits
-        self._reading: set[asyncio.Task] = set()
         self._parser = ThreadPoolExecutor(1, "parser")  # the loop answers others meanwhile
         self._batcher = Batcher(
             model.embed,
@@ -63,6 +64,7 @@ class Api:
             max_queue_bytes=limits.max_queue_mb * 1e6,
             wait=limits.batch_wait_ms / 1000,
         )
+        self._bodies = Bodies(self._batcher.budget, limits.max_request_mb * 1e6)
 
     def application(self) -> web.Application:
         """The application with all routes."""
@@ -111,11 +113,10 @@ class Api:
         self._parser.shutdown(wait=False)
 
     async def _stop_reading(self, app: web.Application) -> None:
-        """Cancels requests that are still arriving: a slow client could hold up the shutdown."""
-        if self._reading:
+        """Refuses requests that are still arriving: a slow client could hold up the shutdown."""
+        if self._bodies:
             await asyncio.sleep(_LAST_SECONDS)
-        for task in self._reading:
-            task.cancel()
+        self._bodies.drop_all(RequestError(503, "the server is ending: ask another one."))
 
     def _require_model(self, request: web.Request) -> None:
         name, version = request.match_info["name"], request.match_info.get("version")
@@ -127,36 +128,16 @@ class Api:
             )
 
     async def _receive(self, request: web.Request) -> tuple[Predict, list[EncodedPicture]]:
-        """Reads and parses a body; until then its bytes count towards the batcher's budget."""
+        """Reads and parses a body."""
         if "Content-Encoding" in request.headers:
             raise RequestError(
                 415,
                 f"the body is encoded as {request.headers['Content-Encoding']!r}: send it as it "
                 "is, without Content-Encoding.",
             )
-        if (request.content_length or 0) > self._limits.max_request_mb * 1e6:
-            raise self._too_large()  # before any of it is read
-        body = bytearray()
-        try:
-            await self._read_into(body, request)
+        async with self._bodies.received(request) as body:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._parser, self._parse, body)
-        finally:
-            self._batcher.budget.give_back(len(body))
-
-    async def _read_into(self, body: bytearray, request: web.Request) -> None:
-        task = asyncio.current_task()
-        self._reading.add(task)
-        try:
-            async for chunk in request.content.iter_any():
-                if len(body) + len(chunk) > self._limits.max_request_mb * 1e6:
-                    raise self._too_large()
-                self._batcher.budget.take(len(chunk))
-                body += chunk
-        except web.RequestPayloadError as error:
-            raise RequestError(400, "the body is not what its headers say.") from error
-        finally:
-            self._reading.discard(task)
 
     def _parse(self, body: bytearray) -> tuple[Predict, list[EncodedPicture]]:
         call = protocol.parse_predict(body, self._limits.max_queue)
@@ -169,35 +150,28 @@ class Api:
             pictures.append(EncodedPicture(encoded, pixels))
         return call, pictures
 
-    def _too_large(self) -> RequestError:
-        return RequestError(
-            413,
-            f"the body has more than {self._limits.max_request_mb:g} million bytes: send fewer or "
-            "smaller pictures.",
-        )
-
     @web.middleware
     async def _errors_as_json(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
         except RequestError as error:
-            return _error(error.status, str(error))
+            return error_as_json(error.status, str(error))
         except QueueFullError as error:
             again = {"Retry-After": str(_RETRY_SECONDS)}
-            return _error(503, f"{error}: try again later.", again)
+            return error_as_json(503, f"{error}: try again later.", again)
         except web.HTTPMethodNotAllowed as error:
             allowed = ", ".join(sorted(error.allowed_methods))
             sentence = f"{request.method} is not allowed at {request.path}: use {allowed}."
-            return _error(405, sentence, {"Allow": allowed})
+            return error_as_json(405, sentence, {"Allow": allowed})
         except web.HTTPNotFound:
-            return _error(
+            return error_as_json(
                 404, f"there is nothing at {request.path}: see /v1/models/{self._name}/metadata."
             )
         except ConnectionError:
             raise  # the client is gone: there is nobody to answer
         except Exception:
             _LOG.exception("an error of the server, answered with 500")
-            return _error(500, "the server failed to answer this request; its log says why.")
+            return error_as_json(500, "the server failed to answer this request; its log says why.")
 
 
 async def _expect(request: web.Request) -> web.Response | None:
@@ -205,8 +179,6 @@ async def _expect(request: web.Request) -> web.Response | None:
     if request.headers["Expect"].lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return None
-    return _error(417, "the only Expect that is served is 100-continue: leave the header out.")
-
-
-def _error(status: int, sentence: str, headers: dict[str, str] | None = None) -> web.Response:
-    return web.json_response({"error": sentence}, status=status, headers=headers)
+    return error_as_json(
+        417, "the only Expect that is served is 100-continue: leave the header out."
+    )

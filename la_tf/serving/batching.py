@@ -17,11 +17,15 @@ class QueueFullError(RuntimeError):
 
 
 class MemoryBudget:
-    """How much memory requests and their pictures take until they are answered."""
+    """How much memory requests and their pictures take until they are answered.
+
+    Attributes:
+      max_bytes: of all, encoded as they came.
+    """
 
     def __init__(self, max_bytes: float):
-        """Allows `max_bytes`, encoded as they came."""
-        self._max_bytes = max_bytes
+        """Allows `max_bytes`."""
+        self.max_bytes = max_bytes
         self._held = 0
 
     def take(self, count: int) -> None:
@@ -30,9 +34,9 @@ class MemoryBudget:
         Raises:
           QueueFullError: there are not so many left; none is taken.
         """
-        if self._held + count > self._max_bytes:
+        if self._held + count > self.max_bytes:
             raise QueueFullError(
-                f"requests that wait hold {self._held / 1e6:.1f} of {self._max_bytes / 1e6:g} "
+                f"requests that wait hold {self._held / 1e6:.1f} of {self.max_bytes / 1e6:g} "
                 "million bytes"
             )
         self._held += count

@@ -1,14 +1,16 @@
 """The server from its start until a signal ends it."""
 
 import asyncio
+import contextlib
 import logging
-import signal
 from collections.abc import Callable
 
 from aiohttp import web
 
 from la_tf.errors import UserError
 from la_tf.serving.app import Api
+from la_tf.serving.connections import Connections
+from la_tf.stop_signals import stop_signals
 
 _SHUTDOWN_SECONDS = 20.0  # to answer what is queued when a signal comes
 
@@ -18,7 +20,7 @@ class ServingError(UserError, RuntimeError):
 
 
 def serve(api: Api, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Answers requests until SIGTERM or SIGINT, then those that were accepted, and returns.
+    """Answers requests until one of `stop_signals`, then those that were accepted, and returns.
 
     A call of the model that outlasts the shutdown is left to its thread, which keeps the
     interpreter from exiting: end the process with `os._exit`.
@@ -39,27 +41,23 @@ async def _serve(api: Api, host: str, port: int, ready: Callable[[str], None]) -
     # It logs a stack trace for every malformed request, of which the client is told anyway.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    runner = web.AppRunner(
-        api.application(),
-        access_log=None,
-        # A picture whose client is gone leaves the queue.
-        handler_cancellation=True,
-        shutdown_timeout=_SHUTDOWN_SECONDS,
-        # A small body could unpack to a huge one, and block the loop meanwhile.
-        auto_decompress=False,
-    )
+    connections, app = Connections(), api.application()
+    app.middlewares.insert(0, connections.at_work)
+    # A picture whose client is gone leaves the queue.
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_SECONDS)
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, host, port).start()
+            listener = await connections.listen(runner.server, host, port)
         except (OSError, OverflowError, UnicodeError) as error:  # the last: of a host like "a..b"
             raise ServingError(
                 f"cannot listen at {host}, port {port} ({error}): choose another --host or --port."
             ) from error
-        ready(_url(*runner.addresses[0][:2]))
-        await stop.wait()
+        with contextlib.closing(listener):
+            ready(_url(*listener.sockets[0].getsockname()[:2]))
+            await stop.wait()
     finally:
         await runner.cleanup()
 

@@ -1,0 +1,1 @@
+"""What Local Aggregation is compared with: DeepCluster, and supervised training."""

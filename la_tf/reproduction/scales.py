@@ -1,0 +1,78 @@
+"""At what size the paper's tables are run: its own, or one that a laptop holds."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from la_tf.config import Config
+from la_tf.recipes import recipe
+from la_tf.resolve import PAPER_NUM_EXAMPLES
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """A recipe in configs/, and the numbers of the paper in its proportions.
+
+    Attributes:
+      name: what `--scale` takes.
+      recipe: the flagfile that every row starts from, without folder and ending.
+      options: what differs from the recipe in every row.
+      num_examples: N, training images.
+      cluster_size: images in a cluster where the paper has m = 10,000.
+      k: background neighbours where the paper has 4096.
+      often: steps between clusterings of the row "more_freq"; the paper's are 1000.
+      evaluation: flags of `tools/evaluate.py` for Table 1, beside the protocols.
+      seeds: of the runs of each row, unless others are asked for.
+    """
+
+    name: str
+    recipe: str
+    options: Mapping[str, Any]
+    num_examples: int
+    cluster_size: float
+    k: int
+    often: int
+    evaluation: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def base(self) -> Config:
+        """The recipe with the options of this scale."""
+        return recipe(self.recipe, **self.options)
+
+    def clusters(self, thousands: int) -> int:
+        """m for that many thousands of the paper's clusters."""
+        return round(self.num_examples / self.cluster_size * thousands / 10)
+
+
+IMAGENET = Scale(
+    "imagenet",
+    "resnet18",
+    {},
+    num_examples=PAPER_NUM_EXAMPLES,
+    cluster_size=PAPER_NUM_EXAMPLES / 10_000,
+    k=4096,
+    often=1000,
+    evaluation=(),
+    seeds=(0,),
+)
+
+# 10,000 images of CIFAR-10. Clusters are far smaller than the paper's: with its proportions, 128
+# images where it has m = 10,000, a cluster would hold an eighth of a class.
+LAPTOP = Scale(
+    "laptop",
+    "cifar10",
+    {
+        **{"limit": 10_000, "k": 1000, "epochs": 84, "ir_epochs": 60, "drop_epochs": "75"},
+        **{"log_every_steps": 78, "eval_every_epochs": 12},
+        **{"mixed_precision": True, "write_report": False},
+    },
+    num_examples=10_000,
+    cluster_size=10,
+    k=1000,
+    often=8,
+    evaluation=("--cache_features", "--epochs=30"),
+    seeds=(0, 1, 2),
+)
+
+SCALES = {scale.name: scale for scale in (LAPTOP, IMAGENET)}
