@@ -200,7 +200,7 @@ def cut_back():
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory, run_tool, tiny_run) -> pathlib.Path:
-    """Run directory of a tiny run, trained once; copy it before writing into it.
+    """Run directory of a tiny run, with a checkpoint of each epoch; copy it to write into it.
 
     Beside it lie its outputs, `stdout` and `stderr`. Workers of pytest-xdist share it.
     """
@@ -213,6 +213,7 @@ def trained_run(tmp_path_factory, run_tool, tiny_run) -> pathlib.Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "stdout").exists():
             flags = [*tiny_run, "--write_report", f"--run_dir={folder / 'run'}"]
+            flags += ["--checkpoint_every_steps=11", "--keep_checkpoints=9"]
             code, stdout, stderr = run_tool("train", *flags, fresh=True)
             assert code == 0, stderr
             (folder / "stderr").write_text(stderr)
