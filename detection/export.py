@@ -68,6 +68,7 @@ class DetectorModule(tf.Module):
             },
         )
 
+    @tf.autograph.experimental.do_not_convert  # as in `detection.task`
     def _detect_one(self, encoded: tf.Tensor) -> dict[str, tf.Tensor]:
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         size = tf.cast(tf.shape(image)[:2], tf.float32)

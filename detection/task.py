@@ -55,6 +55,12 @@ class VOCDetectionTask(maskrcnn.MaskRCNNTask):
             gradient_transformers=[_double_biases] if network.fc_units else None,
         )
 
+    # No `if` in them depends on a tensor; AutoGraph would take seconds to find that out.
+    train_step = tf.autograph.experimental.do_not_convert(maskrcnn.MaskRCNNTask.train_step)
+    validation_step = tf.autograph.experimental.do_not_convert(
+        maskrcnn.MaskRCNNTask.validation_step
+    )
+
     def build_inputs(
         self, params: DataConfig, input_context: tf.distribute.InputContext | None = None
     ) -> tf.data.Dataset:

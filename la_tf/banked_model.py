@@ -121,7 +121,11 @@ class BankedModel(tf.keras.Model):
             )
 
         if not self.run_eagerly:
-            distributed_step = tf.function(distributed_step)
+            # No `if` in a step depends on a tensor, and AutoGraph would take half of the tracing to
+            # find that out.
+            distributed_step = tf.function(
+                tf.autograph.experimental.do_not_convert(distributed_step)
+            )
 
         def train_function(iterator):
             started = time.perf_counter()

@@ -2,8 +2,11 @@
 
 import contextlib
 import fcntl
+import gc
 import os
 import pathlib
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +18,12 @@ quiet.quiet()
 # Several tests ask for more devices than a machine may have GPUs, and for equal bits on all.
 # CUDA_VISIBLE_DEVICES=0 lets the tests that are named beside it see the first GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# Workers of pytest-xdist share the cores: more threads than those would mostly wait, and busily.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:
+    for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+        share = max(1, len(os.sched_getaffinity(0)) // WORKERS)
+        os.environ.setdefault(variable, str(share))
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -25,6 +34,18 @@ from la_tf.runs import runtime  # noqa: E402
 # Before TensorFlow touches its devices: replicas to distribute over. One-device tests use CPU:0.
 runtime.grow_gpu_memory()
 runtime.set_logical_cpus(4)
+
+
+def pytest_collection_finish():
+    """What was imported is no garbage, and too much to look through again and again."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_garbage():
+    """Networks lie in circles of references, a gigabyte after some files."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -157,8 +178,29 @@ def newest_checkpoint():
 
 
 @pytest.fixture(scope="session")
+def cut_back():
+    """A function (run directory, step, copy): the copy is as if killed after that checkpoint.
+
+    Its log is longer than the checkpoint says, by all that followed.
+    """
+
+    def cut(run_dir: pathlib.Path, step: int, copy: pathlib.Path) -> pathlib.Path:
+        shutil.copytree(run_dir, copy)
+        shutil.rmtree(copy / "export")
+        files = list(copy.glob("checkpoints/ckpt-*"))
+        steps = [int(re.match(r"ckpt-(\d+)", file.name)[1]) for file in files]
+        assert min(steps) <= step < max(steps)
+        for file, of in zip(files, steps, strict=True):
+            if of > step:
+                file.unlink()
+        return copy
+
+    return cut
+
+
+@pytest.fixture(scope="session")
 def trained_run(tmp_path_factory, run_tool, tiny_run) -> pathlib.Path:
-    """Run directory of a tiny run, trained once; copy it before writing into it.
+    """Run directory of a tiny run, with a checkpoint of each epoch; copy it to write into it.
 
     Beside it lie its outputs, `stdout` and `stderr`. Workers of pytest-xdist share it.
     """
@@ -171,6 +213,7 @@ def trained_run(tmp_path_factory, run_tool, tiny_run) -> pathlib.Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "stdout").exists():
             flags = [*tiny_run, "--write_report", f"--run_dir={folder / 'run'}"]
+            flags += ["--checkpoint_every_steps=11", "--keep_checkpoints=9"]
             code, stdout, stderr = run_tool("train", *flags, fresh=True)
             assert code == 0, stderr
             (folder / "stderr").write_text(stderr)

@@ -41,6 +41,7 @@ def build():
     start = Start("random", "resnet18", 224, 0, "untrained")
     config = make_experiment(start, settings, "", "").task
     config.model.roi_generator.test_num_proposals = 1
+    tf.keras.utils.set_random_seed(0)
     return VOCDetectionTask(config).build_model(), config
 
 

@@ -97,6 +97,7 @@ def test_the_copies_of_the_bank_never_differ(runs, replicas):
 
 
 def test_the_loss_changed_its_kind_at_the_switch(runs):
-    loss = runs[1]["history/loss"]
-    assert (loss[:3] > np.log(64) - 1).all()  # IR: near ln N
-    assert (loss[3:] < np.log(16)).all()  # LA: below ln k
+    loss, between = runs[1]["history/loss"], np.log(64) - 1
+    assert (loss[:3] > between).all()  # IR: near ln N
+    # LA: a third of the k = N neighbours are close, members of one of three clusters of eight each.
+    assert (loss[3:] < between).all()

@@ -5,8 +5,6 @@ import hashlib
 import io
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from la_tf.config import Config, DataConfig, NetworkConfig, RunConfig, ScheduleConfig
+from la_tf.config import DataConfig
 from la_tf.data.augment import center_view
 from la_tf.data.base import DataError, Subset
 from la_tf.data.folder import FolderSource
@@ -25,27 +23,13 @@ from la_tf.embedding import embedding_files, embedding_model
 from la_tf.embedding.embedding_files import write_embeddings
 from la_tf.embedding.embedding_model import EmbeddingError, export_model, open_part, run_model
 from la_tf.runs.trained_run import open_run
-from la_tf.trainer import train
 
-DIM = 8
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "digits"
-    config = Config(
-        data=DataConfig(data="digits", image_size=16),
-        network=NetworkConfig(network="smallnet", dim=DIM, bn_momentum=0.9),
-        schedule=ScheduleConfig(epochs=1, ir_epochs=1),
-        run=RunConfig(run_dir=str(path)),
-    )
-    train(config, say=lambda sentence: None)
-    return path
+DIM = 128
 
 
 @pytest.fixture(scope="module")
-def run(run_dir):
-    return open_run(str(run_dir))
+def run(trained_run):
+    return open_run(str(trained_run))
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +53,8 @@ def test_rows_are_the_network_s_embeddings_of_each_image_alone(run, output):
 
 
 @pytest.mark.parametrize("folder", ["export", "export/1"])
-def test_an_export_gives_what_its_run_gives(run_dir, output, tmp_path, folder):
-    model = export_model(str(run_dir / folder))
+def test_an_export_gives_what_its_run_gives(trained_run, output, tmp_path, folder):
+    model = export_model(str(trained_run / folder))
     written = write_embeddings(model, open_source("digits"), str(tmp_path))
     np.testing.assert_allclose(np.load(written.array), np.load(output.array), atol=1e-5)
 
@@ -97,7 +81,7 @@ def test_the_table_says_what_each_vector_is_of(run, tmp_path, monkeypatch):
     vectors = np.array(table["vector"].to_pylist(), np.float32)
     np.testing.assert_array_equal(vectors, np.load(written.array))
     model, data = (json.loads(table.schema.metadata[name]) for name in (b"model", b"data"))
-    assert (model["network"], model["step"], model["image_size"]) == ("smallnet", 11, 16)
+    assert (model["network"], model["step"], model["image_size"]) == ("smallnet", 44, 16)
     assert (data["name"], data["examples"]) == ("digits", 360)
 
 
@@ -205,12 +189,13 @@ print(kill_at - 1)
 """
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path):
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED_EVERYWHERE, str(tmp_path)], capture_output=True, text=True
-    )
-    assert process.returncode == 0, process.stderr
-    assert int(process.stdout) > 20  # places at which it was killed
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path, program_server):
+    script = tmp_path / "script.py"
+    script.write_text(KILLED_EVERYWHERE)
+    process = program_server.start(script, tmp_path, cwd=tmp_path)
+    stdout, stderr = process.communicate(timeout=600)
+    assert process.returncode == 0, stderr
+    assert int(stdout) > 20  # places at which it was killed
     expected = [list(hashlib.sha256(f"name/{i}".encode()).digest()[:8]) for i in range(700)]
     assert np.load(tmp_path / "whole" / "embeddings.npy").tolist() == expected
 
@@ -236,13 +221,14 @@ def refused(model, source, folder, words: str) -> None:
 
 
 def test_unfinished_work_of_another_model_or_data_stays_as_it_is(
-    run, run_dir, unfinished, monkeypatch
+    run, trained_run, unfinished, monkeypatch
 ):
     folder, source = unfinished
     with monkeypatch.context() as patch:
         patch.setattr(embedding_model, "CENTER_VIEW_VERSION", 99)
         refused(run_model(run), source, folder, "another model .*center_view was 2, now 99")
-    refused(export_model(str(run_dir / "export")), source, folder, "another model .*now SavedModel")
+    exported = export_model(str(trained_run / "export"))
+    refused(exported, source, folder, "another model .*now SavedModel")
     refused(run_model(run), Subset(source, range(699)), folder, "examples was 700, now 699")
     kernel = run.network.trainable_variables[0]
     value = kernel.numpy()
@@ -288,8 +274,8 @@ def test_files_of_somebody_else_stay(run, output, tmp_path, name):
 def test_a_disk_too_small_is_refused_before_the_work(run, tmp_path, monkeypatch):
     free = shutil._ntuple_diskusage(10**12, 10**12, 5 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
-    source = Subset(open_source("digits"), np.arange(100_000) % 1437)  # 31 MB
-    refused(run_model(run), source, tmp_path, "5 MiB free, 100000 embeddings of 8 numbers need 30")
+    source = Subset(open_source("digits"), np.arange(6_000) % 1437)  # 7 MiB
+    refused(run_model(run), source, tmp_path, "5 MiB free, 6000 embeddings of 128 numbers need 7")
 
 
 def test_two_processes_do_not_write_to_one_folder(run, tmp_path):
@@ -304,23 +290,23 @@ def test_what_is_no_folder_is_refused(run, tmp_path):
         write_embeddings(run_model(run), open_source("digits"), str(tmp_path / "file"))
 
 
-def test_only_a_saved_model_that_embeds_images_is_taken(run_dir, tmp_path):
+def test_only_a_saved_model_that_embeds_images_is_taken(trained_run, tmp_path):
     with pytest.raises(EmbeddingError, match="holds no SavedModel"):
-        export_model(str(run_dir))
+        export_model(str(trained_run))
     module = tf.Module()
     module.double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec([], tf.float32)])
     tf.saved_model.save(module, str(tmp_path / "other"), signatures=module.double)
     with pytest.raises(EmbeddingError, match="image_bytes"):
         export_model(str(tmp_path / "other"))
-    shutil.copytree(run_dir / "export" / "1", tmp_path / "damaged")
+    shutil.copytree(trained_run / "export" / "1", tmp_path / "damaged")
     (tmp_path / "damaged" / "saved_model.pb").write_bytes(b"\x99damaged")
     with pytest.raises(EmbeddingError, match="damaged cannot be loaded"):
         export_model(str(tmp_path / "damaged"))
 
 
-def test_the_newest_version_of_an_export_is_taken(run_dir, tmp_path):
+def test_the_newest_version_of_an_export_is_taken(trained_run, tmp_path):
     for version in ("9", "10"):
-        shutil.copytree(run_dir / "export" / "1", tmp_path / version)
+        shutil.copytree(trained_run / "export" / "1", tmp_path / version)
     (tmp_path / "9" / "saved_model.pb").write_bytes(b"\x99damaged")
     export_model(str(tmp_path))
 
@@ -342,8 +328,8 @@ def test_a_part_is_what_training_or_evaluation_uses(pictures, tmp_path):
     assert len(said) == 1 and "001.png" in said[0]
 
 
-def test_the_tool_writes_the_same_and_says_where(run_tool, run_dir, output, tmp_path):
-    flags = (f"--run_dir={run_dir}", f"--output_dir={tmp_path}")
+def test_the_tool_writes_the_same_and_says_where(run_tool, trained_run, output, tmp_path):
+    flags = (f"--run_dir={trained_run}", f"--output_dir={tmp_path}")
     code, out, err = run_tool("embed", *flags, fresh=True)
     assert (code, err) == (0, "")
     assert out.strip() == (
@@ -358,7 +344,7 @@ def test_the_tool_writes_the_same_and_says_where(run_tool, run_dir, output, tmp_
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--output_dir=OUT"], "one of --run_dir and --export_dir"),
+        (["--output_dir=OUT"], "one of --trained_run and --export_dir"),
         (["--run_dir=A", "--export_dir=B", "--output_dir=OUT"], "one of --run_dir"),
         (["--export_dir=B", "--output_dir=OUT"], "--export_dir needs --data"),
         (["--run_dir=A"], "give --output_dir"),

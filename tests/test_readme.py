@@ -3,8 +3,6 @@
 import dataclasses
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -87,7 +85,9 @@ def equation_functions() -> list[str]:
 
 
 @pytest.mark.slow
-def test_training_and_evaluation_call_every_function_in_the_equation_table(tmp_path, tiny_run):
+def test_training_and_evaluation_call_every_function_in_the_equation_table(
+    tmp_path, tiny_run, program_server
+):
     """What the table names is what runs, not a copy of it."""
     functions, run_dir, reached = equation_functions(), f"--run_dir={tmp_path}/run", set()
     assert len(functions) >= 15
@@ -95,19 +95,11 @@ def test_training_and_evaluation_call_every_function_in_the_equation_table(tmp_p
         ("train", *tiny_run, "--epochs=2", "--ir_epochs=1", "--write_report", run_dir),
         ("evaluate", "--protocol=linear", "--epochs=1", run_dir),
     ):
-        process = subprocess.run(
-            [
-                sys.executable,
-                ROOT / "tests/reached_functions.py",
-                ",".join(functions),
-                tool,
-                *flags,
-            ],
-            capture_output=True,
-            text=True,
-        )
-        assert process.returncode == 0, process.stderr
-        reached |= set(process.stdout.split("reached:")[1].split())
+        watcher = ROOT / "tests" / "reached_functions.py"
+        process = program_server.start(watcher, ",".join(functions), tool, *flags, cwd=ROOT)
+        stdout, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+        reached |= set(stdout.split("reached:")[1].split())
     assert reached == set(functions)
 
 
@@ -130,12 +122,12 @@ def test_the_tree_names_every_file_of_the_library_and_every_folder():
 
 
 @pytest.mark.slow
-def test_the_python_in_the_readme_runs(tmp_path):
+def test_the_python_in_the_readme_runs(tmp_path, program_server):
     """In one folder, the training first: its export then stands for that of the digits."""
     use, train = blocks("README.md", "python")
-    script = train + "\nimport os\nos.rename('runs/python', 'runs/digits')\n" + use
-    process = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert process.returncode == 0, process.stderr
-    assert "end of LA" in process.stdout and "(1, 128)" in process.stdout
+    script = tmp_path / "readme.py"
+    script.write_text(train + "\nimport os\nos.rename('runs/python', 'runs/digits')\n" + use)
+    process = program_server.start(script, cwd=tmp_path)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert "end of LA" in stdout and "(1, 128)" in stdout

@@ -27,6 +27,8 @@ from la_tf.results.evaluations import Evaluation, write_evaluation
 from la_tf.runs.log import read_log
 from la_tf.trainer import train
 
+pytestmark = pytest.mark.slow
+
 # What a folder may be called; none of it may become markup.
 CLASSES = [
     f"{{{{ 7 * 7 }}}}<script>'\"><img src=x onerror=alert({i})>&amp;$\\x$" for i in range(10)

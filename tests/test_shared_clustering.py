@@ -1,16 +1,13 @@
 """Clusterings that workers share out are those that one worker makes, and every worker has all."""
 
 import json
-import os
 import pathlib
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 PROGRAM = pathlib.Path(__file__).with_name("shared_clustering.py")
+ROOT = PROGRAM.parent.parent
 
 
 # A program of its own, since TensorFlow's collective operations keep the group of devices that they
@@ -39,42 +36,38 @@ print("exchanged", len(got))
 def test_what_replicas_of_one_worker_exchange_is_what_it_had(program_server, tmp_path, replicas):
     script = tmp_path / "exchange.py"
     script.write_text(EXCHANGE)
-    program = program_server.start(script, replicas, cwd=PROGRAM.parent.parent)
+    program = program_server.start(script, replicas, cwd=ROOT)
     stdout, stderr = program.communicate()
     assert program.returncode == 0 and "exchanged 3" in stdout, stderr
 
 
-def run_workers(folder: pathlib.Path, count: int) -> list[dict]:
-    """What each of `count` processes wrote: labels and log of every round, and who made what."""
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("localhost", 0))
-    hosts = [f"localhost:{s.getsockname()[1]}" for s in sockets]
-    for s in sockets:
-        s.close()
-    processes = []
-    for index in range(count):
+def run_workers(program_server, ports: list[int], folder: pathlib.Path) -> list[dict]:
+    """What a process at each port wrote: labels and log of every round, and who made what."""
+    hosts, programs = [f"localhost:{port}" for port in ports], []
+    for index in range(len(hosts)):
         cluster = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-        if count > 1:
-            environment["TF_CONFIG"] = json.dumps(cluster)
         (folder / str(index)).mkdir(parents=True)
-        command = [sys.executable, PROGRAM, folder / str(index)]
-        processes.append(subprocess.Popen(command, env=environment))
-    assert [process.wait() for process in processes] == [0] * count
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+            if len(hosts) > 1:
+                patch.setenv("TF_CONFIG", json.dumps(cluster))
+            programs.append(program_server.start(PROGRAM, folder / str(index), cwd=ROOT))
+    for program in programs:
+        _, stderr = program.communicate(timeout=600)
+        assert program.returncode == 0, stderr
     return [
         {
             **dict(np.load(folder / str(index) / "rounds.npz")),
             "log": (folder / str(index) / "log.jsonl").read_bytes(),
         }
-        for index in range(count)
+        for index in range(len(hosts))
     ]
 
 
 @pytest.mark.slow
-def test_two_workers_make_the_clusterings_of_one_between_them(tmp_path):
-    (alone,) = run_workers(tmp_path / "alone", 1)
-    together = run_workers(tmp_path / "together", 2)
+def test_two_workers_make_the_clusterings_of_one_between_them(tmp_path, program_server, free_ports):
+    (alone,) = run_workers(program_server, free_ports(1), tmp_path / "alone")
+    together = run_workers(program_server, free_ports(2), tmp_path / "together")
     assert alone["made"].tolist() == [0, 1, 2, 0, 1, 2]  # three clusterings, two rounds
     assert [worker["made"].tolist() for worker in together] == [[0, 2, 0, 2], [1, 1]]
     for worker in together:

@@ -37,6 +37,8 @@ from la_tf.data.digits import digits_parts
 from la_tf.data.folder import FolderSource
 from la_tf.trainer import train
 
+pytestmark = pytest.mark.slow
+
 SEED = 5
 SIDE, ENLARGED, GAP = 16, 6, 2  # a view, how often the sheet repeats its pixels, and the gap
 STEPS = [0, 11, 22, 33]  # ends of epochs: two of IR, one of LA

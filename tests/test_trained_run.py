@@ -36,16 +36,14 @@ def test_network_and_bank_are_those_of_the_newest_checkpoint(run, trained_run, n
 
 
 def test_the_untrained_network_is_the_one_of_the_first_checkpoint(
-    run, tmp_path, run_tool, tiny_run
+    run, trained_run, tmp_path, cut_back
 ):
-    """Against a run of no more than a step, whose checkpoint of step 0 is kept."""
-    flags = [*tiny_run, f"--run_dir={tmp_path / 'run'}", "--learning_rate=1e-30", "--epochs=1"]
-    code, _, stderr = run_tool("train", *flags, "--ir_epochs=1", "--weight_decay=0")
-    assert code == 0, stderr
-    still = open_run(str(tmp_path / "run")).network.trainable_weights
-    for a, b in zip(run.untrained_network().trainable_weights, still, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-20)
-    assert not np.allclose(still[0], run.network.trainable_weights[0])
+    before = open_run(str(cut_back(trained_run, 0, tmp_path / "run")))
+    assert before.step == 0
+    first = before.network.weights
+    for a, b in zip(run.untrained_network().weights, first, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.allclose(first[0], run.network.weights[0])
 
 
 def test_its_images_are_recognised(run):
@@ -125,9 +123,9 @@ def test_where_the_newest_checkpoint_was_removed_an_older_one_is_taken(trained_r
 def test_a_checkpoint_that_training_removes_before_it_is_read_gives_way_to_the_next(
     trained_run, tmp_path, monkeypatch
 ):
-    """Training goes on from step 39 to 42 between the choice and the reading, then to 44."""
+    """Training goes on from step 22 to 33 between the choice and the reading, then to 44."""
     copy = shutil.copytree(trained_run, tmp_path / "run")
-    steps, away = [39, 42, 44], tmp_path / "away"
+    steps, away = [22, 33, 44], tmp_path / "away"
     shutil.move(copy / "checkpoints", away)
     (copy / "checkpoints").mkdir()
 
@@ -146,9 +144,9 @@ def test_a_checkpoint_that_training_removes_before_it_is_read_gives_way_to_the_n
     train_on()
     monkeypatch.setattr("la_tf.runs.trained_run.present_checkpoints", chosen)
     run = open_run(str(copy))
-    assert run.step == 42
+    assert run.step == 33
     train_on()
-    reader = tf.train.load_checkpoint(str(away / "ckpt-42"))
+    reader = tf.train.load_checkpoint(str(away / "ckpt-33"))
     bank = reader.get_tensor("model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE")
     np.testing.assert_array_equal(run.bank, bank)  # of the same step as the network
 

@@ -86,7 +86,7 @@ def make_model(source: Subset, method: str = "local_aggregation") -> BankedModel
     return LocalAggregation(
         network,
         N,
-        objective=ObjectiveConfig(k=16),
+        objective=ObjectiveConfig(k=N),  # of two near ties, rounding would choose the k-th
         clustering=ClusteringConfig(num_clusterings=3),
         warm_start_steps=IR_STEPS,
         seed=1,

@@ -75,6 +75,10 @@ class RunCallbacks:
         )
         self._model = model
         self._embedder = Embedder(model.network)
+        # Traced once for each source, not for each evaluation.
+        self._views = functools.cache(
+            functools.partial(eval_dataset, image_size=config.data.image_size)
+        )
         spe = steps_per_epoch(train_set.num_examples, config.data.batch_size)
         self._progress = Progress(spe * config.schedule.epochs, spe, config.data.batch_size)
         self._writer = tf.summary.create_file_writer(str(path / "tensorboard"))
@@ -188,9 +192,6 @@ class RunCallbacks:
             self._densities = DensityHistograms(self._writer, rows, **epochs)
             folder = self.path / "tensorboard"
             self._projector = Projector(folder, self.train_set, seed=seed, **phase_ends)
-
-    def _views(self, source: Source) -> tf.data.Dataset:
-        return eval_dataset(source, image_size=self.config.data.image_size)
 
     def _embed(self, source: Source) -> np.ndarray:
         return self._embedder(self._views(source))

@@ -41,6 +41,7 @@ def _augmented_views(
 ) -> np.ndarray:
     """Of R images the centre view and the E random views, uint8 [R, 1 + E, S, S, 3]."""
 
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert
     def views(index: tf.Tensor) -> tf.Tensor:
         encoded = source.load(index)
         random = tf.map_fn(

@@ -213,6 +213,8 @@ def _map_and_batch(
     # One thread more than cores, so that no core is idle while a thread waits: with two cores this
     # is a tenth faster.
     threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)) + 1)
+    # No `if` here depends on a tensor; AutoGraph would take longer than the tracing to find out.
+    function = tf.autograph.experimental.do_not_convert(function)
     dataset = dataset.map(function, num_parallel_calls=threads, deterministic=True)
     dataset = dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
     options = tf.data.Options()
