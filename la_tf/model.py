@@ -5,6 +5,7 @@ import time
 import tensorflow as tf
 
 from la_tf.config import ObjectiveConfig
+from la_tf.masks import masked_local_aggregation, masks_pay
 from la_tf.memory_bank import MemoryBank
 from la_tf.neighbors import close_neighbors, nearest_rows
 from la_tf.objective import (
@@ -174,12 +175,19 @@ class LocalAggregation(tf.keras.Model):
             self.cluster_labels[0, 0] >= 0.0,
             ["Local Aggregation has no clusters yet: add ClusteringCallback to fit's callbacks."],
         )
-        similarities, background = nearest_rows(
-            embeddings, bank, self.k, self.block_size
-        )  # [B, k] each
-        close = close_neighbors(self.cluster_labels, indices, background)  # [B, k]
-        losses = local_aggregation_loss(similarities, close, self.objective.tau)
-        share = tf.reduce_mean(tf.cast(close, tf.float32), axis=1)
+        tau, labels = self.objective.tau, self.cluster_labels
+        if masks_pay(labels.shape[0], self.k):
+            losses, meets = masked_local_aggregation(
+                embeddings, indices, bank, labels, self.k, tau, self.block_size
+            )
+            share = tf.cast(meets, tf.float32) / self.k
+        else:
+            similarities, background = nearest_rows(
+                embeddings, bank, self.k, self.block_size
+            )  # [B, k] each
+            close = close_neighbors(labels, indices, background)  # [B, k]
+            losses = local_aggregation_loss(similarities, close, tau)
+            share = tf.reduce_mean(tf.cast(close, tf.float32), axis=1)
         return losses, tf.cast(tf.equal(share, 0.0), tf.float32), share
 
     def _weight_penalty(self) -> tf.Tensor:

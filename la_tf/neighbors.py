@@ -34,6 +34,8 @@ def nearest_rows(
 
     @tf.custom_gradient
     def nearest(embeddings: tf.Tensor):
+        # Else a tape in eager mode would want the derivatives of the selection, too.
+        embeddings = tf.stop_gradient(embeddings)
         similarities, rows = map_blocks(
             lambda block: _nearest(block, bank, k), embeddings, block_size, (tf.float32, tf.int64)
         )

@@ -15,14 +15,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOORS = (
     (
         *("la_tf/config.py", "la_tf/errors.py", "la_tf/files.py", "la_tf/quiet.py"),
-        *("la_tf/phases.py", "la_tf/faiss_library.py", "la_tf/blocks.py", "la_tf/selection.py"),
+        *("la_tf/phases.py", "la_tf/faiss_library.py", "la_tf/blocks.py", "la_tf/vectors.py"),
     ),
-    ("la_tf/options.py", "la_tf/memory.py"),
+    ("la_tf/options.py", "la_tf/memory.py", "la_tf/selection.py"),
     # Images and networks; the method, file by file in the order of the paper.
     (
         *("la_tf/data/", "la_tf/networks/", "la_tf/resolve.py", "la_tf/recipes.py"),
-        *("la_tf/objective.py", "la_tf/neighbors.py", "la_tf/memory_bank.py"),
-        *("la_tf/clustering.py", "la_tf/schedules.py"),
+        *("la_tf/objective.py", "la_tf/neighbors.py", "la_tf/masks.py"),
+        *("la_tf/memory_bank.py", "la_tf/clustering.py", "la_tf/schedules.py"),
     ),
     ("la_tf/model.py",),
     ("la_tf/building.py",),
@@ -47,7 +47,9 @@ ONLY = {
     "la_tf/files.py": {"la_tf.errors"},
     "la_tf/objective.py": {"tensorflow", "la_tf.blocks"},
     "la_tf/neighbors.py": {"tensorflow", "la_tf.blocks", "la_tf.selection"},
-    "la_tf/selection.py": {"tensorflow"},
+    "la_tf/masks.py": {"tensorflow", "la_tf.blocks", "la_tf.vectors"},
+    "la_tf/selection.py": {"tensorflow", "la_tf.blocks", "la_tf.vectors"},
+    "la_tf/vectors.py": {"tensorflow"},
     "la_tf/blocks.py": {"tensorflow"},
     "la_tf/memory_bank.py": {"tensorflow"},
     "la_tf/clustering.py": {"numpy", "la_tf.errors", "la_tf.faiss_library"},
