@@ -43,16 +43,14 @@ def map_blocks(function: Callable[[Any], Any], batch: Any, block_size: int, dtyp
     return tf.nest.map_structure(join, blocks)
 
 
-_PIECES = 8
+_PIECES = 8  # several for each of few cores, since they may not be equally fast
 
 
-def map_pieces(
-    function: Callable[..., tuple[tf.Tensor, ...]], *batch: tf.Tensor
-) -> tuple[tf.Tensor, ...]:
-    """Applies a function that keeps one core busy to pieces of a batch, each on a core of its own.
+def map_pieces(function: Callable[..., Any], *batch: tf.Tensor) -> Any:
+    """Applies a function that keeps one core busy to pieces of a batch, on all cores.
 
     Args:
-      function: of tensors [b, ...], to tensors of the same first axis.
+      function: of tensors [b, ...], to a structure of tensors of the same first axis.
       batch: tensors [B, ...]. Unless B is known and even, there is but one piece.
 
     Returns:
@@ -61,4 +59,4 @@ def map_pieces(
     count = math.gcd(batch[0].shape[0] or 1, _PIECES)
     pieces = zip(*(tf.split(tensor, count) for tensor in batch), strict=True)
     results = [function(*piece) for piece in pieces]
-    return tuple(tf.concat(parts, axis=0) for parts in zip(*results, strict=True))
+    return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *results)

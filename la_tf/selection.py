@@ -119,8 +119,7 @@ def _kth_largest(values: tf.Tensor, k: int) -> tf.Tensor:
     """[B, G] to a number for each row, [B], that its k largest reach, and others where they tie."""
     if tf.config.list_logical_devices("GPU"):
         return tf.reduce_min(tf.math.top_k(values, k, sorted=False).values, axis=1)
-    (floors,) = map_pieces(lambda rows: (_floors(rows, k),), values)
-    return floors
+    return map_pieces(lambda piece: _floors(piece, k), values)
 
 
 @tf.function(jit_compile=True, autograph=False)

@@ -16,26 +16,26 @@ _PAIRWISE = {tf.reduce_sum: tf.add, tf.reduce_min: tf.minimum, tf.reduce_max: tf
 def fold(
     reduce: Callable[..., tf.Tensor], function: Callable[..., tf.Tensor], *vectors: tf.Tensor
 ) -> tf.Tensor:
-    """`reduce(function(*vectors))`, without the vector in between.
+    """`reduce(function(*vectors), axis=0)`, without the vector in between.
 
     On processors XLA writes down what it reduces, and reduces it number by number. Adding parts of
     a vector to each other is one loop with `function`, and eight or sixteen numbers at a time.
 
     Args:
       reduce: `tf.reduce_sum`, `tf.reduce_max` or `tf.reduce_min`.
-      function: of vectors, element by element.
+      function: of vectors, element by element, to a vector [N] or rows [N, D].
       vectors: [N] each.
 
     Returns:
-      [].
+      [], or [D].
     """
     size = vectors[0].shape[0] // _PARTS
     if size == 0:
-        return reduce(function(*vectors))
+        return reduce(function(*vectors), axis=0)
     parts = zip(*(tf.split(v[: _PARTS * size], _PARTS) for v in vectors), strict=True)
     sums = functools.reduce(_PAIRWISE[reduce], (function(*part) for part in parts))  # [size]
     rest = [v[_PARTS * size :] for v in vectors]  # fewer than _PARTS, maybe none
-    return _PAIRWISE[reduce](fold(reduce, tf.identity, sums), reduce(function(*rest)))
+    return _PAIRWISE[reduce](fold(reduce, tf.identity, sums), reduce(function(*rest), axis=0))
 
 
 def floor_of_largest(values: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
