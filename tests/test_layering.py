@@ -46,7 +46,7 @@ ONLY = {
     "la_tf/resolve.py": {"la_tf.config", "la_tf.options"},
     "la_tf/files.py": {"la_tf.errors"},
     "la_tf/objective.py": {"tensorflow", "la_tf.blocks"},
-    "la_tf/neighbors.py": {"tensorflow", "la_tf.blocks", "la_tf.selection"},
+    "la_tf/neighbors.py": {"tensorflow", *("la_tf.blocks", "la_tf.selection", "la_tf.vectors")},
     "la_tf/masks.py": {"tensorflow", "la_tf.blocks", "la_tf.vectors"},
     "la_tf/selection.py": {"tensorflow", "la_tf.blocks", "la_tf.vectors"},
     "la_tf/vectors.py": {"tensorflow"},
