@@ -88,7 +88,7 @@ def test_signals_and_kills_leave_no_trace(
 def test_a_start_killed_before_any_change_to_a_file_can_be_repeated(
     tmp_path, trained_run, program_server, run_tool, tiny_run, newest_checkpoint
 ):
-    """At every such moment the folder is taken for a run's, and at the worst the run is the same."""
+    """At every such moment the folder is taken for a run's, and at worst the run is the same."""
     run_dir, snapshots = tmp_path / "run", tmp_path / "snapshots"
     snapshots.mkdir()
     process = program_server.start(
