@@ -64,6 +64,7 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
     check_bounds(config)
     runtime.configure(config.numerics, config.schedule.seed)
     strategy = runtime.make_strategy(config.run)
+    runtime.start_xla()
     train_set, heldout = open_train_and_val(config.data, config.schedule.seed)
     train_set = keep_good_images(train_set, config.data, say)
     if heldout is not None:

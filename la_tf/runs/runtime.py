@@ -57,6 +57,23 @@ def grow_gpu_memory() -> None:
             tf.config.experimental.set_memory_growth(gpu, True)
 
 
+def start_xla() -> None:
+    """Has XLA compile for the first time, which it says on stderr whatever the log level is.
+
+    Call after `make_strategy`, since it touches the devices. GPUs need no XLA.
+    """
+    if tf.config.list_logical_devices("GPU"):
+        return
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        tf.function(lambda: tf.zeros([]), jit_compile=True, autograph=False)()
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
 def make_strategy(run: RunConfig) -> tf.distribute.Strategy:
     """The distribution strategy a run asked for, by its name in TF Model Garden.
 
