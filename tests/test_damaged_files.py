@@ -19,7 +19,6 @@ from PIL import Image
 from detection import output_directory
 from detection.records import Index, convert
 from detection.results import Result, format_result
-from detection.voc import VOCError
 from la_tf import config as config_lib
 from la_tf.analysis import curves
 from la_tf.config import Config, DataConfig, ScheduleConfig
@@ -28,6 +27,7 @@ from la_tf.data.digits import digits_parts
 from la_tf.data.identity import identify
 from la_tf.data.record_writer import write_records
 from la_tf.data.records import RecordSource
+from la_tf.data.voc import VOCError
 from la_tf.embedding.embedding_files import write_embeddings
 from la_tf.embedding.embedding_model import EmbeddingModel, export_model
 from la_tf.errors import UserError
