@@ -39,6 +39,7 @@ def logs(tmp_path):
         largest_cluster=60,
         nmi_previous=0.75,
     )
+    metrics.write("neighbors", 30, 4, close_purity=0.5, **shares)
     metrics.write("knn", 30, 3, knn200=0.5, knn1=0.4)
     metrics.close()
     timing = RunLog(tmp_path / "timing.jsonl")
@@ -62,7 +63,10 @@ def test_every_series_is_what_the_logs_say(logs):
         "spread": [([*to_the_switch, 2.5], [0.05, 0.1, 0.15, 0.2, 0.2])],
         "close": [([2.5], [0.125]), ([2.5], [0.25])],
         # Purity is of nothing where an image has no close neighbours.
-        "neighbors": [([2.0], [0.125]), ([2.0], [0.9]), ([2.0], [1.0])],
+        "neighbors": [
+            ([3.0], [0.5]),
+            *(([2.0, 3.0], [share, share]) for share in (0.125, 0.9, 1.0)),
+        ],
         "nmi": [([3.0], [0.75])],
         "clusters": [([2.0, 3.0], [70, 60]), ([2.0, 3.0], [2, 1])],
         "inertia": [([2.0, 3.0], [9.0, 8.0])],

@@ -23,7 +23,7 @@ DARK = {GROUND: "#1a1e26", INK: "#e4e8ef", MUTED: "#9aa5b5", FAINT: "#353c49"}
 # Distinct with any colour vision (after Okabe and Ito), on white and on near black. Lines differ
 # also in their dashes, points in their shapes.
 COLOURS = ("#2b7fc4", "#e08214", "#169873", "#c2508e", "#7a68c9", "#8c8c1f")
-DASHES = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)))
+DASHES = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 SHAPES = ("o", "s", "^")
 _SIZE = (4.6, 3.0)  # inches
 _BINS = 45  # of a histogram
