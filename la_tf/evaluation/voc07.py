@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import tensorflow as tf
 
 from la_tf.data.base import DataError
 from la_tf.data.checks import keep_good_images
@@ -116,16 +117,13 @@ def voc07(task: Task, row: str, draws: int) -> Evaluation:
     if done := find_evaluation(run.path, blank):
         task.say(f"SVMs of {row} on {task.name}: trained before, not trained again.")
         return done
-    if row == RAW_PIXELS:
-        features = pixel_features(run.config.data.image_size, MAX_FEATURES)
-    else:
-        features = layer_features(task.network(row), MAX_FEATURES)
+    features = _features(task, row)
     train, test = (
         centre_features(features, source, "take fewer images")
         for source in (task.train_set, task.heldout)
     )
     found = {}
-    for layer in features.output:
+    for layer in list(train):
         # Each layer's features go when its SVMs are trained.
         rows, test_rows = svm.prepared(train.pop(layer), test.pop(layer))
         scores = svm.svm_scores(rows, marks, test_rows)
@@ -136,13 +134,10 @@ def voc07(task: Task, row: str, draws: int) -> Evaluation:
         for name, value in zip(labels.class_names, by_class, strict=True):
             found[precision.class_of(layer, name)] = float(value)
         task.say(f"{row}: {layer}: mAP {by_class.mean():.1%}")
+        orders = [svm.draw_order(len(marks), settings["seed"], draw) for draw in range(draws)]
         for count in shots:
-            means = [
-                svm.class_precisions(
-                    svm.low_shot_scores(rows, marks, test_rows, count, order), test_marks, True
-                ).mean()
-                for order in (svm.draw_order(len(marks), settings["seed"], d) for d in range(draws))
-            ]
+            drawn = [svm.low_shot_scores(rows, marks, test_rows, count, order) for order in orders]
+            means = [svm.class_precisions(s, test_marks, eleven_points=True).mean() for s in drawn]
             found[precision.shots_of(layer, count)] = float(np.mean(means))
             if draws > 1:
                 found[precision.deviation_of(layer, count)] = float(np.std(means, ddof=1))
@@ -150,3 +145,10 @@ def voc07(task: Task, row: str, draws: int) -> Evaluation:
     evaluation = dataclasses.replace(blank, accuracy=found, seconds=seconds)
     write_evaluation(run.path, evaluation)
     return evaluation
+
+
+def _features(task: Task, row: str) -> tf.keras.Model:
+    """Images [B, S, S, 3] -> {layer: [B, F]} of what a row names."""
+    if row == RAW_PIXELS:
+        return pixel_features(task.run.config.data.image_size, MAX_FEATURES)
+    return layer_features(task.network(row), MAX_FEATURES)
