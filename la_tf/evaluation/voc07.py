@@ -100,9 +100,6 @@ def voc07(task: Task, row: str, draws: int) -> Evaluation:
     marks, test_marks = labels.of(task.train_set), labels.of(task.heldout)
     svm.require_enough(marks, test_marks, labels.class_names, task.name)
     shots = svm.usable_shots(marks) if draws else []
-    if shots and len(shots) < len(svm.SHOTS):
-        rarest = labels.class_names[int(np.argmin((marks == 1).sum(axis=0)))]
-        task.say(f"{rarest} has few images: the low-shot form ends at {shots[-1]} a class.")
     settings = {
         "classes": list(labels.class_names),
         "costs": list(svm.COSTS),
@@ -117,6 +114,9 @@ def voc07(task: Task, row: str, draws: int) -> Evaluation:
     if done := find_evaluation(run.path, blank):
         task.say(f"SVMs of {row} on {task.name}: trained before, not trained again.")
         return done
+    if shots and len(shots) < len(svm.SHOTS):
+        rarest = labels.class_names[int(np.argmin((marks == 1).sum(axis=0)))]
+        task.say(f"{rarest} has few images: the low-shot form ends at {shots[-1]} a class.")
     features = _features(task, row)
     train, test = (
         centre_features(features, source, "take fewer images")
