@@ -10,7 +10,7 @@ from official.vision.configs import decoders, maskrcnn
 
 from detection.anchors import ASPECT_RATIOS, BASE_SIZE, SCALES
 from detection.backbones import LEVEL, STRIDE, Backbone
-from detection.voc import VOC_CLASSES
+from la_tf.data.voc import VOC_CLASSES
 
 
 @dataclasses.dataclass

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from detection.voc import VOC_CLASSES
+from la_tf.data.voc import VOC_CLASSES
 
 Frame = tuple[int, int, int, int]
 

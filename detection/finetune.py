@@ -20,8 +20,8 @@ from detection.records import INDEX, Index, Records, VOCRecords, convert
 from detection.results import Result
 from detection.settings import Settings, make_experiment, open_start, require_valid
 from detection.task import VOCDetectionTask
-from detection.voc import require_disjoint
 from la_tf.config import DataConfig, NumericsConfig, RunConfig
+from la_tf.data.voc import require_disjoint
 from la_tf.errors import RunError, first_line
 from la_tf.files import write_json
 from la_tf.runs import runtime

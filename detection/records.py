@@ -12,12 +12,12 @@ from typing import TypedDict
 import tensorflow as tf
 from official.vision.data.tfrecord_lib import convert_to_feature
 
-from detection.voc import VOCError, VOCImage, number_of, read_split, refusal
 from la_tf.config import DataConfig
 from la_tf.data.base import DataError
 from la_tf.data.image_headers import PictureError, count_pixels
 from la_tf.data.record_writer import complete_or_absent
 from la_tf.data.records import read_record, starts_of_records
+from la_tf.data.voc import VOCError, VOCImage, number_of, read_split, refusal
 from la_tf.errors import RunError, first_line
 from la_tf.stored import StoredFileError, read_json
 

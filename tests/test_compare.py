@@ -180,6 +180,18 @@ def test_readouts_on_raw_pixels_have_a_column_where_there_are_any(write_run):
     assert row["pixels"] == "12.3" and set(row) == {*HEAD, "pixels"}
 
 
+def test_mean_average_precision_has_columns_where_there_is_any(write_run):
+    """And no rows of the paper beside it, which has none."""
+    accuracy = {"mAP conv2": 0.25, "AP conv2 cat": 0.3, "mAP conv2 of 8": 0.1}
+    voc = evaluation("voc07", "LA", accuracy, data="VOC2007", transfer=True)
+    rows = from_csv(format_csv(comparison([write_run(evaluations=[voc])])))
+    (row,) = rows
+    assert pick(row, "data", "objective", "epochs", "mAP conv2", "conv2") == (
+        ["VOC2007", "LA", "2.5", "25.0", ""]
+    )
+    assert set(row) == {*HEAD, "mAP conv2"}
+
+
 LAYERS = ACCURACIES[:6]
 
 

@@ -14,7 +14,7 @@ from detection.export import load_detector
 from detection.finetune import Places, finetune
 from detection.records import convert
 from detection.settings import Settings, Start
-from detection.voc import VOC_CLASSES, VOCError
+from la_tf.data.voc import VOC_CLASSES, VOCError
 from la_tf.errors import RunError
 
 SIZE = (120, 90)

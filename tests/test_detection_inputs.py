@@ -11,7 +11,7 @@ from detection.config import DataConfig, DetectionTask, DetectorModel, Parser
 from detection.inputs import make_dataset, scale_picture, shuffled
 from detection.records import RecordError, Records, encode
 from detection.settings import canvas_size
-from detection.voc import VOCImage
+from la_tf.data.voc import VOCImage
 from la_tf.errors import first_line
 
 NUM_PICTURES = 5

@@ -14,7 +14,7 @@ from detection.metric import (
     overlaps,
     to_voc_pixels,
 )
-from detection.voc import VOC_CLASSES, VOCError, id_of
+from la_tf.data.voc import VOC_CLASSES, VOCError, id_of
 
 # --- The definition, read plainly: lists of whole objects, one step after the other. ---
 

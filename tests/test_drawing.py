@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from detection.drawing import COLOURS, colour_of, draw_boxes
-from detection.voc import VOC_CLASSES, read_split
+from la_tf.data.voc import VOC_CLASSES, read_split
 
 GREY = (128, 128, 128)
 LABEL_ROWS = 18  # where the shorter side has 256 to 375 pixels

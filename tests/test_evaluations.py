@@ -92,6 +92,55 @@ def test_a_damaged_file_is_named(tmp_path, damage):
         read_evaluations(tmp_path)
 
 
+VOC07 = dataclasses.replace(
+    KNN,
+    protocol="voc07",
+    data="VOC2007",
+    transfer=True,
+    settings={"classes": ["cat", "dog"], "shots": [1, 2], "draws": 3},
+    accuracy={
+        **{"mAP conv2": 0.25, "AP conv2 cat": 0.2, "AP conv2 dog": 0.3},
+        **{"mAP conv4": 0.35, "AP conv4 cat": 0.1, "AP conv4 dog": 0.6},
+        **{"mAP conv2 of 1": 0.05, "mAP conv2 of 1, deviation": 0.012, "mAP conv4 of 2": 0.125},
+    },
+)
+RAW = dataclasses.replace(
+    VOC07,
+    row="raw pixels",
+    step=0,
+    accuracy={"mAP pixels": 0.1, "AP pixels cat": 0.12, "AP pixels dog": 0.08},
+)
+
+
+def test_mean_average_precision_has_tables_of_its_own():
+    top1, means, by_class, few = result_tables([KNN, VOC07, RAW])
+    assert top1.caption.startswith("cifar10: top-1 accuracy")
+    assert means.caption.startswith("VOC2007: mean average precision (mAP) in percent")
+    assert list(means.numbers.columns) == ["conv2", "conv4", "pixels"] and means.num_paper == 0
+    assert values(means, "LA") == pytest.approx({"conv2": 25.0, "conv4": 35.0})
+    assert values(means, "raw pixels") == {"pixels": 10.0}
+    # Of the best layer of each row.
+    assert list(by_class.numbers.columns) == ["raw pixels, pixels", "LA, conv4"]
+    assert values(by_class, "dog") == pytest.approx({"raw pixels, pixels": 8.0, "LA, conv4": 60.0})
+    assert "over 3 draws" in few.caption
+    cells = few.cells.loc["LA, conv2"]
+    assert list(cells) == ["5.0 ± 1.2", "-"] and list(few.cells.columns) == [1, 2]
+    assert list(few.cells.loc["LA, conv4"]) == ["-", "12.5"]
+
+
+def test_a_table_without_numbers_is_left_out():
+    few = dataclasses.replace(RAW, settings={"classes": [], "shots": []})
+    assert len(result_tables([few])) == 1
+    assert result_tables([dataclasses.replace(few, accuracy={})]) == []
+
+
+def test_draws_tell_lines_of_one_row_apart():
+    other = dataclasses.replace(VOC07, settings=VOC07.settings | {"draws": 9})
+    means, _, few = result_tables([VOC07, other])
+    assert list(means.numbers.index) == ["LA (3 draws)", "LA (9 draws)"]
+    assert "over 3 or 9 draws" in few.caption
+
+
 def readouts(*values):
     return {f"conv{i}": value for i, value in enumerate(values, 1)}
 
@@ -133,7 +182,7 @@ def test_beside_other_images_stand_the_places_numbers():
 
 
 def test_an_unknown_row_is_damage_too(tmp_path):
-    file = write_evaluation(tmp_path, dataclasses.replace(KNN, row="supervised"))
+    file = write_evaluation(tmp_path, dataclasses.replace(KNN, row="a row"))
     with pytest.raises(RunError, match=str(file)):
         read_evaluations(tmp_path)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from test_image_headers import png_of_size
 
 from detection.records import convert, encode
-from detection.voc import (
+from la_tf.data.voc import (
     VOC_CLASSES,
     VOCError,
     VOCImage,

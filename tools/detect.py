@@ -76,7 +76,7 @@ def _show_objects(detect, path: pathlib.Path, output: pathlib.Path) -> None:
     from detection.drawing import draw_boxes
     from detection.export import detect_above
     from detection.photographs import open_upright
-    from detection.voc import VOC_CLASSES
+    from la_tf.data.voc import VOC_CLASSES
 
     picture, encoded = open_upright(path, _MAX_MEGAPIXELS.value)
     try:

@@ -113,7 +113,6 @@ def main() -> None:
     from detection.finetune import Places, finetune
     from detection.results import format_result
     from detection.settings import Settings
-    from detection.voc import VOCError
 
     output_dir = _output_dir()
     records_dir = pathlib.Path(_RECORDS_DIR.value or output_dir / "records").expanduser()
@@ -127,7 +126,7 @@ def main() -> None:
         kind(**{field.name: given[field.name] for field in fields(kind)})
         for kind in (Places, Settings)
     )
-    with command_line.failures_explained(BackboneError, VOCError):
+    with command_line.failures_explained(BackboneError):
         record = finetune(settings, places)
     print("\n" + format_result(record))
     print(f"\nresults:    {output_dir}")

@@ -8,16 +8,22 @@ import numpy as np
 from la_tf.data.base import Source
 
 
-def identify(source: Source) -> dict[str, Any]:
+def identify(source: Source, labels: np.ndarray | None = None) -> dict[str, Any]:
     """The size and a digest of a data set, ready for JSON; the pixels do not enter it.
 
     A folder that all names begin with does not count, so a data set may move between machines.
+
+    Args:
+      source: N images.
+      labels: [N, ...] what else is known of them; default the source's own labels.
     """
     names = [source.key(i) for i in range(source.num_examples)]
     base = len(_common_folder(names))
     return {
         "examples": source.num_examples,
-        "fingerprint": fingerprint([name[base:] for name in names], source.labels),
+        "fingerprint": fingerprint(
+            [name[base:] for name in names], source.labels if labels is None else labels
+        ),
     }
 
 

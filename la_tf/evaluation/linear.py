@@ -14,7 +14,8 @@ import tensorflow as tf
 from la_tf.config import OptimizerConfig
 from la_tf.data.base import Source
 from la_tf.data.crops import ten_crop_views
-from la_tf.data.pipeline import ordered_dataset
+from la_tf.data.pipeline import EVAL_BATCH_SIZE, ordered_dataset
+from la_tf.memory import require_memory
 from la_tf.networks import readouts as readout_layers
 
 MAX_FEATURES = 100_000  # larger maps are average-pooled first, as in the official code
@@ -44,30 +45,61 @@ class ReadoutConfig:
     seed: int = 0
 
 
-def layer_features(network: tf.keras.Model) -> tf.keras.Model:
+def layer_features(network: tf.keras.Model, max_features: int = MAX_FEATURES) -> tf.keras.Model:
     """Images [B, S, S, 3] -> {'conv1': [B, F1], ... 'conv5': [B, F5]}, flat.
 
-    A map of more than `MAX_FEATURES` values is average-pooled over the smallest squares that bring
+    A map of more than `max_features` values is average-pooled over the smallest squares that bring
     it below.
     """
-    tensors = {name: _flat(tensor) for name, tensor in readout_layers(network).items()}
+    tensors = {
+        name: _flat(tensor, max_features) for name, tensor in readout_layers(network).items()
+    }
     return tf.keras.Model(network.input, tensors, name="layer_features")
 
 
-def pixel_features(image_size: int) -> tf.keras.Model:
-    """Images [B, S, S, 3] -> {'pixels': [B, F]}: a baseline without a network."""
+def pixel_features(image_size: int, max_features: int = MAX_FEATURES) -> tf.keras.Model:
+    """Images [B, S, S, 3] -> {'pixels': [B, F]}, pooled alike: a baseline without a network."""
     images = tf.keras.Input((image_size, image_size, 3))
-    return tf.keras.Model(images, {"pixels": _flat(images)}, name="pixel_features")
+    return tf.keras.Model(images, {"pixels": _flat(images, max_features)}, name="pixel_features")
 
 
-def _flat(tensor: tf.Tensor) -> tf.Tensor:
+def _flat(tensor: tf.Tensor, max_features: int) -> tf.Tensor:
     height, width, channels = tensor.shape[1:]
     pool = 1
-    while math.ceil(height / pool) * math.ceil(width / pool) * channels > MAX_FEATURES:
+    while math.ceil(height / pool) * math.ceil(width / pool) * channels > max_features:
         pool += 1
     if pool > 1:
         tensor = tf.keras.layers.AveragePooling2D(pool, padding="same")(tensor)
     return tf.keras.layers.Flatten()(tensor)
+
+
+def centre_features(features: tf.keras.Model, source: Source, remedy: str) -> dict[str, np.ndarray]:
+    """Features of one centre crop of each image, in memory.
+
+    Args:
+      features: images [B, S, S, 3] -> {name: [B, F]}.
+      source: N images.
+      remedy: what to do where memory is short.
+
+    Returns:
+      {name: float32 [N, F]}.
+
+    Raises:
+      RunError: they do not fit in memory.
+    """
+    count, image_size = source.num_examples, features.input_shape[1]
+    widths = {name: tensor.shape[1] for name, tensor in features.output.items()}
+    require_memory(4 * count * sum(widths.values()), f"the features of {count} images", remedy)
+    found = {name: np.empty([count, width], np.float32) for name, width in widths.items()}
+    forward = tf.function(lambda x: features(x, training=False), reduce_retracing=True)
+    # The centre crop of validation, which has a margin where `center_view` has none.
+    views = ordered_dataset(
+        source, lambda encoded: ten_crop_views(encoded, image_size, flip=False)[0], EVAL_BATCH_SIZE
+    )
+    for indices, images in views:
+        for name, values in forward(images).items():
+            found[name][indices.numpy()] = values.numpy()
+    return found
 
 
 class Readouts(tf.Module):

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from la_tf.data.base import DataError, Source
 from la_tf.data.identity import identify
+from la_tf.data.multilabel import MultiLabels
 from la_tf.data.pipeline import eval_dataset
 from la_tf.embedding.embedder import Embedder, pixels
 from la_tf.evaluation.knn import KS, clipped, knn_accuracy
@@ -35,7 +36,8 @@ from la_tf.runs.trained_run import TrainedRun
 class Task:
     """What a run is evaluated on: labels of `train_set` are given, those of `heldout` predicted.
 
-    `name` is that of the data in tables and file names; `say` takes sentences for a person.
+    `name` is that of the data in tables and file names; `say` takes sentences for a person. Where
+    an image may have several classes, `multi_labels` knows them, and the images need no label.
     """
 
     run: TrainedRun
@@ -43,6 +45,7 @@ class Task:
     heldout: Source
     name: str
     say: Callable[[str], None] = print
+    multi_labels: MultiLabels | None = None
 
     def __post_init__(self):
         """Checks that the images have labels and a name of their own.
@@ -56,7 +59,7 @@ class Task:
                 f"{self.train_set.name} has no held-out images: name some with --val_data."
             )
         for source in (self.train_set, self.heldout):
-            if source.labels is None:
+            if source.labels is None and self.multi_labels is None:
                 raise DataError(
                     f"{source.name} has no labels, and an accuracy needs them: put the images of "
                     "each class into a folder of its own."
@@ -98,7 +101,11 @@ class Task:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Of the training and the held-out images."""
-        return "-".join(identify(s)["fingerprint"] for s in (self.train_set, self.heldout))
+        known = self.multi_labels
+        return "-".join(
+            identify(source, known and known.of(source))["fingerprint"]
+            for source in (self.train_set, self.heldout)
+        )
 
 
 def knn(task: Task, row: str, gallery: str = "auto") -> Evaluation:

@@ -10,18 +10,21 @@ import tensorflow as tf
 import tqdm
 
 from la_tf.data.base import Source
-from la_tf.data.crops import area_crop_view, margin_crop_view, ten_crop_views
+from la_tf.data.crops import area_crop_view, margin_crop_view
 from la_tf.data.pipeline import (
-    EVAL_BATCH_SIZE,
     Steps,
     example_dataset,
-    ordered_dataset,
     random_dataset,
     steps_per_epoch,
 )
 from la_tf.errors import RunError, first_line
-from la_tf.evaluation.linear import ReadoutConfig, Readouts, ten_crop_accuracy, train_step
-from la_tf.memory import require_memory
+from la_tf.evaluation.linear import (
+    ReadoutConfig,
+    Readouts,
+    centre_features,
+    ten_crop_accuracy,
+    train_step,
+)
 from la_tf.runs.checkpoints import mend_list
 from la_tf.schedules import learning_rate
 
@@ -80,7 +83,9 @@ class ReadoutTraining:
         checkpoint = tf.train.Checkpoint(dense=self.readouts.dense, **state)
         mend_list(folder)
         self._manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=1)
-        self._cached = self._compute_features() if config.crop == "center" else None
+        self._cached = None
+        if config.crop == "center":
+            self._cached = centre_features(features, train_set, "leave out --cache_features")
         self._restore()
 
     @property
@@ -205,24 +210,3 @@ class ReadoutTraining:
         examples = example_dataset(self.train_set.num_examples, steps)
         batches = examples.batch(steps.slice_size, drop_remainder=True)
         return batches.map(rows).prefetch(2)
-
-    def _compute_features(self) -> dict[str, np.ndarray]:
-        count = self.train_set.num_examples
-        widths = {name: tensor.shape[1] for name, tensor in self.features.output.items()}
-        require_memory(
-            4 * count * sum(widths.values()),
-            f"the features of {count} images",
-            "leave out --cache_features",
-        )
-        cached = {name: np.empty([count, width], np.float32) for name, width in widths.items()}
-        forward = tf.function(lambda x: self.features(x, training=False), reduce_retracing=True)
-        # The centre crop of validation, which has a margin where `center_view` has none.
-        views = ordered_dataset(
-            self.train_set,
-            lambda encoded: ten_crop_views(encoded, self.image_size, flip=False)[0],
-            EVAL_BATCH_SIZE,
-        )
-        for indices, images in views:
-            for name, values in forward(images).items():
-                cached[name][indices.numpy()] = values.numpy()
-        return cached

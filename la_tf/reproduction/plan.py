@@ -101,7 +101,7 @@ class Plan:
         def is_done() -> bool:
             rows = {(e.protocol, e.row) for e in read_evaluations(run_dir)}
             protocols = {protocol for protocol, row in rows if (row == UNTRAINED) == baselines}
-            return protocols == {"knn", "linear"}
+            return {"knn", "linear"} <= protocols
 
         return Job(("tools/evaluate.py", *flags), run_dir, 0, is_done)
 

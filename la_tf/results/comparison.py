@@ -9,10 +9,18 @@ import pandas as pd
 from la_tf.config import Config
 from la_tf.errors import RunError
 from la_tf.phases import DEEPCLUSTER, IR, LA, OBJECTIVES, phase_after
-from la_tf.results.evaluations import BANK, CROPS, PIXELS, Evaluation, read_evaluations
+from la_tf.results.evaluations import (
+    BANK,
+    CROPS,
+    MEAN_PRECISIONS,
+    PIXELS,
+    Evaluation,
+    read_evaluations,
+)
 from la_tf.results.evaluations import COLUMNS as ACCURACIES
 from la_tf.results.knn_metric import KNN, KNN_METRICS
 from la_tf.results.paper_tables import CLOSEST, paper_rows
+from la_tf.results.precision import VOC07
 from la_tf.results.tables import grouped, percentages
 from la_tf.runs.description import ENVIRONMENT_FILE, read_description, read_starts
 from la_tf.runs.log import Record, read_log, records_with
@@ -20,16 +28,21 @@ from la_tf.runs.warm_start import warm_start_end
 
 COLUMNS = (
     *("run", "network", "data", "objective", "epochs", "batch", "k", "H", "m"),
-    *(*ACCURACIES, "gallery", "git commit", "hours", "hardware"),
+    *(*ACCURACIES, *MEAN_PRECISIONS, "gallery", "git commit", "hours", "hardware"),
 )
 FOOTNOTE = (
-    "Accuracies are top-1 in percent. k, H and m are given where they were used. "
-    "Hours are training steps and clustering; work repeated after a stop counts, evaluation does "
-    "not. Rows marked (paper) were not measured here."
+    "Accuracies are top-1 in percent; mAP, of linear SVMs, is in percent too. k, H and m are given "
+    "where they were used. Hours are training steps and clustering; work repeated after a stop "
+    "counts, evaluation does not. Rows marked (paper) were not measured here."
 )
 FORMATS = ("markdown", "csv")
 
-_FORMAT = {"epochs": "{:g}", "hours": "{:.2f}", **dict.fromkeys(ACCURACIES, "{:.1f}")}
+_FORMAT = {
+    "epochs": "{:g}",
+    "hours": "{:.2f}",
+    **dict.fromkeys((*ACCURACIES, *MEAN_PRECISIONS), "{:.1f}"),
+}
+_WHERE_THERE_ARE_ANY = (PIXELS, *MEAN_PRECISIONS)
 _COMMIT_DIGITS = 10
 # H and m of each network's LA row, and the batch and k of all of them (section 4.1).
 _PAPER_CLUSTERS = {
@@ -64,7 +77,9 @@ def comparison(run_dirs: Iterable[str]) -> list[Line]:
             problems.append(str(error))
         else:
             lines += [line for line, _ in found]
-            tables |= dict.fromkeys((line["network"], transfer) for line, transfer in found)
+            tables |= dict.fromkeys(
+                (line["network"], transfer) for line, transfer in found if transfer is not None
+            )
     if problems:
         raise RunError("\n".join(problems))
     return lines + _paper_lines(list(tables))
@@ -104,8 +119,10 @@ def format_csv(lines: list[Line]) -> str:
 
 
 def _cells(lines: list[Line]) -> pd.DataFrame:
-    """All columns as text; that of readouts on raw pixels only where there are any."""
-    columns = [c for c in COLUMNS if c != PIXELS or any(c in line for line in lines)]
+    """All columns as text; those of raw pixels and of mAP only where they have a number."""
+    columns = [
+        c for c in COLUMNS if c not in _WHERE_THERE_ARE_ANY or any(c in line for line in lines)
+    ]
     rows = [
         [_FORMAT.get(c, "{}").format(line[c]) if c in line else "" for c in columns]
         for line in lines
@@ -114,8 +131,11 @@ def _cells(lines: list[Line]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=heads, dtype=object)
 
 
-def _run_lines(run_dir: str) -> list[tuple[Line, bool]]:
-    """The lines of one run, each with whether its network was trained on other images."""
+def _run_lines(run_dir: str) -> list[tuple[Line, bool | None]]:
+    """The lines of one run, each with whether its network was trained on other images.
+
+    That is None where the paper has no such numbers.
+    """
     path = pathlib.Path(run_dir).expanduser()
     config, data = read_description(path)
     count = data["training set"]["examples"]
@@ -123,7 +143,11 @@ def _run_lines(run_dir: str) -> list[tuple[Line, bool]]:
     per_epoch = max(1, count // config.data.batch_size)
     # (line, step, transfer)
     found = [
-        (_evaluated(group), group[0].step, group[0].transfer)
+        (
+            _evaluated(group),
+            group[0].step,
+            None if {e.protocol for e in group} == {VOC07} else group[0].transfer,
+        )
         for group in grouped(read_evaluations(path))
     ]
     if not found:

@@ -11,12 +11,14 @@ from la_tf.errors import RunError
 from la_tf.files import write_json
 from la_tf.phases import DEEPCLUSTER, IR, LA, SUPERVISED, UNTRAINED
 from la_tf.results.knn_metric import KNN, KNN1
+from la_tf.results.precision import mean_of
 from la_tf.stored import StoredFileError, misfit, read_json
 
 FOLDER = "evaluation"
 READOUTS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 PIXELS = "pixels"  # the column of a readout on raw pixels
 COLUMNS = (*READOUTS, KNN.column, KNN1.column, PIXELS)  # in the order of Table 1
+MEAN_PRECISIONS = tuple(mean_of(layer) for layer in (*READOUTS, PIXELS))
 RAW_PIXELS = "raw pixels"
 BANK, CROPS = "memory bank", "centre crops"  # what kNN searches
 # What can be evaluated of a run, in the order of tables.
@@ -31,14 +33,17 @@ class _Settings(TypedDict, total=False):
     epochs: int
     learning_rate: float
     crop: str
+    classes: list[str]
+    shots: list[int]
+    draws: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The accuracy that one protocol measures on one data set.
+    """What one protocol measures on one data set.
 
     Attributes:
-      protocol: 'knn' or 'linear'.
+      protocol: 'knn', 'linear' or 'voc07'.
       data: a name for the images, `sun18` for example.
       fingerprint: of the training and the held-out images.
       row: what was evaluated, one of ROWS.
@@ -46,7 +51,8 @@ class Evaluation:
       network: the architecture.
       step: steps of training behind the network; 0 for what is not trained.
       epoch: the same in epochs.
-      accuracy: one of COLUMNS -> share of the held-out images that are classified correctly.
+      accuracy: one of COLUMNS -> share of the held-out images that are classified correctly; of
+        voc07, the names in `precision` -> 0..1.
       settings: what else the accuracy depends on, ready for JSON.
       seconds: how long it took, over all restarts.
       environment: versions and devices, see `runtime.environment`.

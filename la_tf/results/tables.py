@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from la_tf.phases import IR, LA, phase_after
-from la_tf.results.evaluations import COLUMNS, ROWS, Evaluation
+from la_tf.results import precision
+from la_tf.results.evaluations import COLUMNS, PIXELS, READOUTS, ROWS, Evaluation
 from la_tf.results.knn_metric import KNN, KNN_METRICS
 from la_tf.results.paper_tables import paper_rows
 from la_tf.runs.log import Record, records_with
@@ -21,22 +22,27 @@ Row = tuple[str, float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Top-1 accuracies in percent.
+    """Accuracies or precisions in percent.
 
     Attributes:
       caption: what was measured, and how.
       numbers: a named row for each network; NaN where there is no number.
       num_paper: how many of the first rows are the paper's.
+      deviations: of the numbers, where they are means; NaN where there is none.
     """
 
     caption: str
     numbers: pd.DataFrame
     num_paper: int = 0
+    deviations: pd.DataFrame | None = None
 
     @property
     def cells(self) -> pd.DataFrame:
         """The numbers as text with one decimal; '-' where there is none."""
-        return self.numbers.map(lambda number: "-" if pd.isna(number) else f"{number:.1f}")
+        cells = self.numbers.map(lambda number: "-" if pd.isna(number) else f"{number:.1f}")
+        if self.deviations is None:
+            return cells
+        return cells + self.deviations.map(lambda d: "" if pd.isna(d) else f" ± {d:.1f}")
 
     def __str__(self) -> str:
         """Caption and table for a console."""
@@ -77,8 +83,14 @@ def milestone_table(rows: Sequence[Row], gallery: str) -> Table:
 
 
 def result_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
-    """A `result_table` for each data set that a run was evaluated on."""
-    return [result_table(evaluations, data) for data in dict.fromkeys(e.data for e in evaluations)]
+    """For each data set that a run was evaluated on, a `result_table` or `precision_tables`."""
+    tables = []
+    for data in dict.fromkeys(e.data for e in evaluations):
+        ours = [e for e in evaluations if e.data == data]
+        if any(e.protocol != precision.VOC07 for e in ours):
+            tables.append(result_table(ours, data))
+        tables += precision_tables([e for e in ours if e.protocol == precision.VOC07], data)
+    return tables
 
 
 def result_table(evaluations: Sequence[Evaluation], data: str) -> Table:
@@ -88,7 +100,7 @@ def result_table(evaluations: Sequence[Evaluation], data: str) -> Table:
     beside others its Places numbers (Table 2 there and in the supplement). Columns without any
     number are left out.
     """
-    ours = [e for e in evaluations if e.data == data]
+    ours = [e for e in evaluations if e.data == data and e.protocol != precision.VOC07]
     transfer = any(e.transfer for e in ours)
     images = "Places" if transfer else "ImageNet"
     paper = [
@@ -102,6 +114,59 @@ def result_table(evaluations: Sequence[Evaluation], data: str) -> Table:
     numbers = pd.DataFrame(values, index=names, columns=COLUMNS).dropna(axis="columns", how="all")
     caption = f"{data}: top-1 accuracy in percent. {_knn_note(ours)}".rstrip()
     return Table(caption, numbers, len(paper))
+
+
+def precision_tables(evaluations: Sequence[Evaluation], data: str) -> list[Table]:
+    """What SVMs on frozen layers reach on one data set: mAP, by class, and with few images.
+
+    Tables without any number are left out.
+    """
+    lines = {_name(group, evaluations): group[0] for group in grouped(evaluations)}
+    layers = (*READOUTS, PIXELS)
+    means = {
+        name: {x: e.accuracy[key] for x in layers if (key := precision.mean_of(x)) in e.accuracy}
+        for name, e in lines.items()
+    }
+    by_class, few, deviations = {}, {}, {}
+    for name, e in lines.items():
+        of = e.accuracy.get
+        if means[name]:
+            best = max(means[name], key=means[name].get)
+            classes = e.settings.get("classes", ())
+            by_class[f"{name}, {best}"] = {c: of(precision.class_of(best, c)) for c in classes}
+        for x in means[name]:
+            shots, row = e.settings.get("shots", ()), f"{name}, {x}"
+            few[row] = {k: of(precision.shots_of(x, k)) for k in shots}
+            deviations[row] = {k: of(precision.deviation_of(x, k)) for k in shots}
+    draws = dict.fromkeys(str(e.settings.get("draws", "?")) for e in lines.values())
+    few = _percent(few, "index")
+    found = (
+        Table(
+            f"{data}: mean average precision (mAP) in percent by eleven points, of linear SVMs on "
+            "each layer.",
+            _percent(means, "index", layers),
+        ),
+        Table(
+            f"{data}: average precision of each class in percent, on the layer with the largest "
+            "mAP.",
+            _percent(by_class, "columns"),
+        ),
+        Table(
+            f"{data}: mAP in percent after training on so many images a class; means and standard "
+            f"deviations over {' or '.join(draws)} draws.",
+            few,
+            deviations=_percent(deviations, "index").reindex_like(few),
+        ),
+    )
+    return [table for table in found if not table.numbers.empty]
+
+
+def _percent(shares: dict[str, dict], orient: str, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Shares as percent, without columns that have none; of rows or, with 'columns', of columns."""
+    frame = pd.DataFrame.from_dict(shares, orient, dtype=float)
+    if columns:
+        frame = frame.reindex(columns=columns)
+    return 100 * frame.dropna(axis="columns", how="all")
 
 
 def grouped(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
@@ -139,6 +204,8 @@ def _setting(evaluation: Evaluation) -> str:
     settings = evaluation.settings
     if evaluation.protocol == "knn":
         return settings.get("gallery", "?")
+    if evaluation.protocol == precision.VOC07:
+        return f"{settings.get('draws', '?')} draws"
     epochs, crop = (settings.get(name, "?") for name in ("epochs", "crop"))
     return (
         f"readouts: {epochs} epochs, rate {settings.get('learning_rate', math.nan):g}, {crop} crops"

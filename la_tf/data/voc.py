@@ -1,7 +1,8 @@
 """Reads PASCAL VOC as its development kit lays it out.
 
 Boxes are (xmin, ymin, xmax, ymax) in pixels as VOC counts them, from 1, with both ends inside: the
-box (1, 1, 500, 375) covers a picture of 500 x 375 pixels. `metric` and `drawing` take them so too.
+box (1, 1, 500, 375) covers a picture of 500 x 375 pixels. So do the metric and the drawings of the
+detector.
 """
 
 import collections
@@ -13,6 +14,7 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
+from la_tf.errors import UserError
 from la_tf.files import open_regular
 
 # A detector's label is the place in this tuple plus 1; 0 is the background.
@@ -29,7 +31,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _IMAGE_ID = re.compile(r"(?:([1-9]\d{3})_)?(\d{6})", re.ASCII)
 
 
-class VOCError(ValueError):
+class VOCError(UserError, ValueError):
     """VOC data that cannot be used; the message is one sentence that says what to do."""
 
 
