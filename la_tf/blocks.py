@@ -1,5 +1,6 @@
 """A batch in blocks, so that its similarities to the whole bank need not exist at once."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,3 +41,22 @@ def map_blocks(function: Callable[[Any], Any], batch: Any, block_size: int, dtyp
         parallel_iterations=1,
     )
     return tf.nest.map_structure(join, blocks)
+
+
+_PIECES = 8  # several for each of few cores, since they may not be equally fast
+
+
+def map_pieces(function: Callable[..., Any], *batch: tf.Tensor) -> Any:
+    """Applies a function that keeps one core busy to pieces of a batch, on all cores.
+
+    Args:
+      function: of tensors [b, ...], to a structure of tensors of the same first axis.
+      batch: tensors [B, ...]. Unless B is known and even, there is but one piece.
+
+    Returns:
+      What `function` returns of the whole batch.
+    """
+    count = math.gcd(batch[0].shape[0] or 1, _PIECES)
+    pieces = zip(*(tf.split(tensor, count) for tensor in batch), strict=True)
+    results = [function(*piece) for piece in pieces]
+    return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *results)

@@ -4,7 +4,13 @@ import tensorflow as tf
 
 from la_tf.banked_model import BankedModel, spread
 from la_tf.config import ClusteringConfig, ObjectiveConfig
-from la_tf.neighborhoods import BACKGROUND_CLUSTERINGS, background_choice, close_choice
+from la_tf.masks import masked_local_aggregation, masks_pay
+from la_tf.neighborhoods import (
+    BACKGROUND_CLUSTERINGS,
+    background_choice,
+    close_choice,
+    is_the_papers,
+)
 from la_tf.objective import (
     instance_recognition_loss,
     local_aggregation_loss,
@@ -75,6 +81,7 @@ class LocalAggregation(BankedModel):
         m = clusters(clustering.num_clusters, num_examples)
         close_k = close_neighbours(clustering.close_k, m, self.k, num_examples)
         self.find_close = close_choice(clustering, close_k, self.cluster_labels)
+        self.by_masks = is_the_papers(objective, clustering) and masks_pay(num_examples, self.k)
         # Means over the steps since the last reset; see train_step for what they hold.
         self._empty_close = tf.keras.metrics.Mean("empty_close")
         self._close_share = tf.keras.metrics.Mean("close_share")
@@ -152,12 +159,24 @@ class LocalAggregation(BankedModel):
             self.cluster_labels[0, 0] >= 0.0,
             ["Local Aggregation has no clusters yet: add ClusteringCallback to fit's callbacks."],
         )
-        background = self.find_background(embeddings, indices, bank)  # [B, K] rows
-        close = self.find_close(indices, background)  # [B, K]
-        losses = local_aggregation_loss(
-            background.similarities, close, self.objective.tau, background.members
-        )
-        share = background.share(close)
+        if self.by_masks:
+            losses, meets = masked_local_aggregation(
+                embeddings,
+                indices,
+                bank,
+                self.cluster_labels,
+                self.k,
+                self.objective.tau,
+                self.block_size,
+            )
+            share = tf.cast(meets, tf.float32) / self.k
+        else:
+            background = self.find_background(embeddings, indices, bank)  # [B, K] rows
+            close = self.find_close(indices, background)  # [B, K]
+            losses = local_aggregation_loss(
+                background.similarities, close, self.objective.tau, background.members
+            )
+            share = background.share(close)
         return losses, tf.cast(tf.equal(share, 0.0), tf.float32), share
 
 

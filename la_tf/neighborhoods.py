@@ -47,6 +47,12 @@ FindBackground = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Background]
 FindClose = Callable[[tf.Tensor, Background], tf.Tensor]
 
 
+def is_the_papers(objective: ObjectiveConfig, clustering: ClusteringConfig) -> bool:
+    """Whether the neighbours are the method's own, as section 3.1 has them."""
+    choice = objective.background, clustering.close, clustering.combine
+    return choice == ("nearest", "clusters", "union")
+
+
 def background_choice(
     objective: ObjectiveConfig, k: int, labels: tf.Variable | None, block_size: int = 0
 ) -> FindBackground:

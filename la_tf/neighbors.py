@@ -4,12 +4,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from la_tf.blocks import map_blocks
+from la_tf.blocks import map_blocks, map_pieces
 from la_tf.selection import largest_of_parts, split_at
-
-# Up to this many bank rows, in multiples of k, one product with the whole bank is faster than
-# gathering k rows for each example.
-_MAX_ROWS_FOR_PRODUCT = 16
+from la_tf.vectors import fold
 
 
 def nearest_rows(
@@ -36,6 +33,8 @@ def nearest_rows(
 
     @tf.custom_gradient
     def nearest(embeddings: tf.Tensor):
+        # Else a tape in eager mode would want the derivatives of the selection, too.
+        embeddings = tf.stop_gradient(embeddings)
         similarities, rows = map_blocks(
             lambda block: _nearest(block, bank, k), embeddings, block_size, (tf.float32, tf.int64)
         )
@@ -67,21 +66,19 @@ def weighted_rows(weights: tf.Tensor, bank: tf.Tensor, rows: tf.Tensor) -> tf.Te
     Returns:
       [B, D].
     """
-    size, k = bank.shape[0], rows.shape[1]
     if tf.config.list_logical_devices("GPU"):
         return tf.einsum("bk,bkd->bd", weights, tf.gather(bank, rows))
-    if size < _MAX_ROWS_FOR_PRODUCT * k:
-        # int32: by int64 the sum takes 20 ms more at B = 128 and k = 4096.
-        batch = tf.shape(rows)[0]
-        cells = tf.cast(rows, tf.int32) + tf.range(batch)[:, tf.newaxis] * size  # of [B * N]
-        dense = tf.math.unsorted_segment_sum(weights, cells, batch * size)
-        return tf.matmul(tf.reshape(dense, [batch, size]), bank)
+    return map_pieces(lambda *piece: _weighted_rows(*piece, bank), weights, rows)
 
+
+@tf.function(jit_compile=True, autograph=False)
+def _weighted_rows(weights: tf.Tensor, rows: tf.Tensor, bank: tf.Tensor) -> tf.Tensor:
     def one(example: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        weights, rows = example
-        return tf.linalg.matvec(tf.gather(bank, rows), weights, transpose_a=True)
+        return fold(
+            tf.reduce_sum, lambda w, row: w[:, tf.newaxis] * tf.gather(bank, row), *example
+        )  # [D]
 
-    # Example by example: [k, D] fits the cache; [B, k, D] would be half the bank of ImageNet.
+    # Gathered, weighted and summed in one loop: [B, k, D] would be half the bank of ImageNet.
     return tf.map_fn(one, (weights, rows), fn_output_signature=weights.dtype)
 
 
@@ -107,6 +104,21 @@ def close_neighbors(
     Returns:
       [B, k] bool.
     """
-    theirs = tf.gather(cluster_labels, candidates)  # [B, k, H]
     own = tf.gather(cluster_labels, indices)  # [B, H]
+    # Candidates that are the same for all cannot be cut into pieces of a batch.
+    if tf.config.list_logical_devices("GPU") or candidates.shape[0] == 1:
+        return _share_labels(own, candidates, cluster_labels, combine)
+    return map_pieces(
+        lambda *piece: _share_labels_fused(*piece, cluster_labels, combine), own, candidates
+    )
+
+
+def _share_labels(
+    own: tf.Tensor, candidates: tf.Tensor, cluster_labels: tf.Tensor, combine: Callable
+) -> tf.Tensor:
+    theirs = tf.gather(cluster_labels, candidates)  # [B, k, H]
     return combine(tf.equal(theirs, own[:, tf.newaxis]), axis=2)
+
+
+# XLA compares the labels as it gathers them.
+_share_labels_fused = tf.function(_share_labels, jit_compile=True, autograph=False)

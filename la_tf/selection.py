@@ -9,6 +9,9 @@ compared with each other.
 
 import tensorflow as tf
 
+from la_tf.blocks import map_pieces
+from la_tf.vectors import floor_of_largest
+
 _GROUPS_OF_K = 3  # groups, in multiples of k: fewer let more values reach the floor
 # From this size of a group on, it pays to search only the groups that reach the floor.
 _LARGE_GROUP = 32
@@ -113,10 +116,15 @@ def _groups_above(maxima: tf.Tensor, floor: tf.Tensor, k: int) -> tuple[tf.Tenso
 
 
 def _kth_largest(values: tf.Tensor, k: int) -> tf.Tensor:
-    """[B, G] to the k-th largest of each row, [B]."""
-    if tf.config.list_logical_devices("GPU"):  # where TensorFlow has no NthElement
+    """[B, G] to a number for each row, [B], that its k largest reach, and others where they tie."""
+    if tf.config.list_logical_devices("GPU"):
         return tf.reduce_min(tf.math.top_k(values, k, sorted=False).values, axis=1)
-    return tf.raw_ops.NthElement(input=values, n=k - 1, reverse=True)
+    return map_pieces(lambda piece: _floors(piece, k), values)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _floors(values: tf.Tensor, k: int) -> tf.Tensor:
+    return tf.map_fn(lambda row: floor_of_largest(row, k)[0], values)
 
 
 def _true_columns(mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

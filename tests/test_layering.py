@@ -15,15 +15,15 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOORS = (
     (
         *("la_tf/config.py", "la_tf/errors.py", "la_tf/files.py", "la_tf/quiet.py"),
-        *("la_tf/phases.py", "la_tf/faiss_library.py", "la_tf/blocks.py", "la_tf/selection.py"),
+        *("la_tf/phases.py", "la_tf/faiss_library.py", "la_tf/blocks.py", "la_tf/vectors.py"),
         "la_tf/stop_signals.py",
     ),
-    ("la_tf/options.py", "la_tf/memory.py", "la_tf/stored.py"),
+    ("la_tf/options.py", "la_tf/memory.py", "la_tf/stored.py", "la_tf/selection.py"),
     # Images and networks; the method, file by file in the order of the paper.
     (
         *("la_tf/data/", "la_tf/networks/", "la_tf/resolve.py", "la_tf/recipes.py"),
-        *("la_tf/objective.py", "la_tf/neighbors.py", "la_tf/memory_bank.py"),
-        *("la_tf/clustering.py", "la_tf/schedules.py"),
+        *("la_tf/objective.py", "la_tf/neighbors.py", "la_tf/masks.py"),
+        *("la_tf/memory_bank.py", "la_tf/clustering.py", "la_tf/schedules.py"),
     ),
     ("la_tf/banked_model.py", "la_tf/neighborhoods.py"),
     ("la_tf/model.py", "la_tf/baselines/"),
@@ -49,9 +49,11 @@ ONLY = {
     "la_tf/resolve.py": {"la_tf.config", "la_tf.options"},
     "la_tf/files.py": {"la_tf.errors"},
     "la_tf/objective.py": {"tensorflow", "la_tf.blocks"},
-    "la_tf/neighbors.py": {"tensorflow", "la_tf.blocks", "la_tf.selection"},
+    "la_tf/neighbors.py": {"tensorflow", *("la_tf.blocks", "la_tf.selection", "la_tf.vectors")},
     "la_tf/neighborhoods.py": {"tensorflow", "la_tf.config", "la_tf.neighbors"},
-    "la_tf/selection.py": {"tensorflow"},
+    "la_tf/masks.py": {"tensorflow", "la_tf.blocks", "la_tf.vectors"},
+    "la_tf/selection.py": {"tensorflow", "la_tf.blocks", "la_tf.vectors"},
+    "la_tf/vectors.py": {"tensorflow"},
     "la_tf/blocks.py": {"tensorflow"},
     "la_tf/memory_bank.py": {"tensorflow"},
     "la_tf/clustering.py": {"numpy", "sklearn", "la_tf.errors", "la_tf.faiss_library"},

@@ -88,7 +88,7 @@ def test_signals_and_kills_leave_no_trace(
 def test_a_start_killed_before_any_change_to_a_file_can_be_repeated(
     tmp_path, trained_run, program_server, run_tool, tiny_run, newest_checkpoint
 ):
-    """At every such moment the folder is taken for a run's, and at worst the run is the same."""
+    """At all of them the folder is taken for a run's, and at the worst the run is the same."""
     run_dir, snapshots = tmp_path / "run", tmp_path / "snapshots"
     snapshots.mkdir()
     process = program_server.start(
@@ -129,12 +129,12 @@ def one_class(tmp_path_factory):
 
 
 def test_every_option_that_has_state_resumes_exactly(
-    tmp_path, run_tool, tiny_run, cut_back, newest_checkpoint, one_class
+    tmp_path, run_tool, tiny_run, newest_checkpoint, one_class
 ):
     """Noise samples, rounds within an epoch, fresh crops, a plateau that has dropped, bfloat16.
 
     An accuracy that is 1 from the start cannot rise: the learning rate falls after every epoch but
-    the first, as often as it may, on any processor. The copy goes on between the two times.
+    the first, as often as it may, on any processor. The kill comes between the two times.
     """
     flags = [
         *tiny_run,
@@ -147,10 +147,11 @@ def test_every_option_that_has_state_resumes_exactly(
         "--plateau_patience=1",
         *(["--mixed_precision"] if has_bfloat16 else []),
     ]
-    straight = tmp_path / "straight"
-    code, _, stderr = run_tool("train", *flags, f"--run_dir={straight}", "--keep_checkpoints=9")
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    code, _, stderr = run_tool("train", *flags, f"--run_dir={straight}")
     assert code == 0, stderr
-    killed = cut_back(straight, 30, tmp_path / "killed")
+    code, _, _ = run_tool("train", *flags, f"--run_dir={killed}", stop=(31, signal.SIGKILL))
+    assert code == -signal.SIGKILL
     code, stdout, stderr = run_tool("train", *flags, f"--run_dir={killed}")
     assert code == 0, stderr
     assert "after step 30 of 44" in stdout
@@ -196,14 +197,13 @@ def test_a_finished_run_only_shows_its_table_again(tmp_path, trained_run, run_to
     assert shown == expected.replace(str(trained_run), str(run_dir))
 
 
-def test_two_replicas_that_were_killed_go_on(
-    tmp_path, run_tool, tiny_run, cut_back, newest_checkpoint
-):
+def test_two_replicas_that_were_killed_go_on(tmp_path, run_tool, tiny_run, newest_checkpoint):
     flags = [*tiny_run, "--epochs=2", "--ir_epochs=1", "--num_devices=2"]
-    straight = tmp_path / "straight"
-    code, _, stderr = run_tool("train", *flags, f"--run_dir={straight}", "--keep_checkpoints=9")
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    code, _, stderr = run_tool("train", *flags, f"--run_dir={straight}")
     assert code == 0, stderr
-    killed = cut_back(straight, 12, tmp_path / "killed")
+    code, _, _ = run_tool("train", *flags, f"--run_dir={killed}", stop=(14, signal.SIGKILL))
+    assert code == -signal.SIGKILL
     code, stdout, stderr = run_tool("train", *flags, f"--run_dir={killed}")
     assert code == 0, stderr
     assert "after step 12 of 22" in stdout

@@ -21,6 +21,7 @@ class Scale:
       cluster_size: images in a cluster where the paper has m = 10,000.
       k: background neighbours where the paper has 4096.
       often: steps between clusterings of the row "more_freq"; the paper's are 1000.
+      deepcluster: what DeepCluster needs beside the base run's options.
       evaluation: flags of `tools/evaluate.py` for Table 1, beside the protocols.
       seeds: of the runs of each row, unless others are asked for.
     """
@@ -32,6 +33,7 @@ class Scale:
     cluster_size: float
     k: int
     often: int
+    deepcluster: Mapping[str, Any]
     evaluation: tuple[str, ...]
     seeds: tuple[int, ...]
 
@@ -53,6 +55,7 @@ IMAGENET = Scale(
     cluster_size=PAPER_NUM_EXAMPLES / 10_000,
     k=4096,
     often=1000,
+    deepcluster={"num_clusters": 10_000},
     evaluation=(),
     seeds=(0,),
 )
@@ -71,6 +74,8 @@ LAPTOP = Scale(
     cluster_size=10,
     k=1000,
     often=8,
+    # The layer on top starts anew in each round, and has too few steps in one epoch of this size.
+    deepcluster={"num_clusters": 100, "cluster_every_steps": 312},
     evaluation=("--cache_features", "--epochs=30"),
     seeds=(0, 1, 2),
 )
