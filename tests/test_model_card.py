@@ -62,6 +62,18 @@ def test_the_results_of_every_evaluation_are_on_the_page(run, folder):
     assert len(cells(page, "end of LA")) == 1  # what training measured is there as well
 
 
+def test_mean_average_precision_is_on_the_page(run, folder):
+    accuracy = {"mAP conv3": 0.25, "AP conv3 cat": 0.75}
+    accuracy |= {"mAP conv3 of 2": 0.125, "mAP conv3 of 2, deviation": 0.01}
+    settings = {"classes": ["cat"], "shots": [2], "draws": 5}
+    voc07 = evaluation(run, protocol="voc07", accuracy=accuracy, settings=settings)
+    write_evaluation(run.path, voc07)
+    page = model_card(run, folder)
+    assert cells(page, "LA") == [["25.0"]] and cells(page, "cat") == [["75.0"]]
+    assert cells(page, "LA, conv3") == [["12.5 ± 1.0"]]
+    assert "scenes: mean average precision (mAP) in percent" in page
+
+
 def test_a_result_that_cannot_be_read_leaves_the_others(run, folder):
     write_evaluation(run.path, evaluation(run)).write_text("{")
     page = model_card(run, folder)

@@ -11,6 +11,7 @@ from la_tf.reproduction.outcome import outcome, write_results
 from la_tf.reproduction.plan import Plan, is_finished
 from la_tf.reproduction.scales import IMAGENET, LAPTOP
 from la_tf.reproduction.tables import PaperTable, Row, paper_tables
+from la_tf.results.evaluations import Evaluation, write_evaluation
 
 TINY = dataclasses.replace(
     LAPTOP,
@@ -98,6 +99,16 @@ def test_table_is_of_finished_runs(tmp_path):
     assert len(kept) == 4
     assert all(f"--k={run['command'].split('--k=')[1][0]}" in run["command"] for run in kept)
     assert json.loads((tmp_path / "tables.json").read_text())["x"]["b"]["K = 200"] == [70.0]
+
+
+def test_an_evaluation_is_done_when_both_protocols_are_whatever_else_there_is(tmp_path):
+    table = dataclasses.replace(paper_tables(LAPTOP)["4"], rows=(Row("LA", {}),), readouts=True)
+    *_, job = Plan(LAPTOP, tmp_path, "DIR", [0]).jobs([table])
+    job.run_dir.mkdir(parents=True)
+    shown = ("pets", "ff", "LA", False, "smallnet", 20, 4.0, {}, {}, 1.0, {})
+    for protocol, done in (("voc07", False), ("knn", False), ("linear", True)):
+        write_evaluation(job.run_dir, Evaluation(protocol, *shown))
+        assert job.is_done() == done
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def plain_average_precision(scores, positive):
 
 
 def test_the_cost_is_what_three_folds_find_best():
-    train, marks, test, _ = toy(noise=1.5, seed=3)
+    train, marks, test, _ = toy(num_train=36, width=12, noise=1.5, seed=3)
     rows, test_rows = svm.prepared(train, test)
     scores = svm.svm_scores(rows, marks, test_rows)
     checked = 0

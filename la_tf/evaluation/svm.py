@@ -173,7 +173,7 @@ def class_precisions(scores: np.ndarray, marks: np.ndarray, eleven_points: bool)
 
 
 def _svm(cost: float = 1.0) -> LinearSVC:
-    return LinearSVC(C=cost, class_weight={1: 2, -1: 1}, dual=False)
+    return LinearSVC(C=cost, class_weight={1: 2, -1: 1}, dual=False, max_iter=2000)
 
 
 def _in_threads(function: Callable[[int], Any], labels: Sequence[int]) -> list:

@@ -143,6 +143,7 @@ def _read(file: pathlib.Path) -> Evaluation:
             raise StoredFileError(f"its row is {stored['row']}")
         if problem := misfit(stored["settings"], _Settings, "settings"):
             raise StoredFileError(problem)
+        "".join(stored["settings"].get("classes", ())).encode()
         return Evaluation(**stored)
-    except StoredFileError as error:
+    except (StoredFileError, UnicodeEncodeError) as error:
         raise RunError(f"{file} cannot be read ({error}): remove it and evaluate again.") from error
