@@ -31,7 +31,7 @@ def plain_scores(train, truth, test, cost):
         return w @ w / 2 + cost * np.sum(weight * slack**2), gradient
 
     start = np.zeros(rows.shape[1])
-    found = optimize.minimize(objective, start, jac=True, method="L-BFGS-B", tol=1e-14)
+    found = optimize.minimize(objective, start, jac=True, method="L-BFGS-B", tol=1e-12)
     return np.hstack([unit(test), np.ones((len(test), 1))]) @ found.x
 
 
@@ -56,7 +56,8 @@ def plain_average_precision(scores, positive):
     return (np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean()
 
 
-def test_the_cost_is_what_three_folds_find_best():
+def test_the_cost_is_what_three_folds_find_best(monkeypatch):
+    monkeypatch.setattr(svm, "COSTS", (0.001, 0.1, 5.0))
     train, marks, test, _ = toy(num_train=36, width=12, noise=1.5, seed=3)
     rows, test_rows = svm.prepared(train, test)
     scores = svm.svm_scores(rows, marks, test_rows)
