@@ -61,7 +61,7 @@ def test_rows_with_equal_options_share_a_run_and_all_a_warm_start(tmp_path):
 
 def write_run(run_dir, config, knn: float, *, step: int, examples: int = 256):
     run_dir.mkdir(parents=True)
-    data = {"training set": {"examples": examples}, "held-out set": None}
+    data = {"training set": {"examples": examples, "fingerprint": "f"}, "held-out set": None}
     (run_dir / "config.json").write_text(json.dumps({"config": config, "data": data}))
     (run_dir / "environment.json").write_text(json.dumps([{"python": "3"}]))
     records = [
@@ -139,7 +139,7 @@ def test_tool_prints_the_commands_that_are_left(tmp_path, run_tool):
     "flags,told",
     [
         (["--table=7", "--data=DIR"], "--table=7 must be of 1, 4, 5"),
-        (["--seeds=one", "--data=DIR"], "--seeds must be whole numbers"),
+        (["--seeds=one", "--data=DIR"], "--seeds=one: each must be a whole number"),
         ([], "data"),
     ],
 )
