@@ -31,6 +31,9 @@ class LocalAggregation(BankedModel):
       cluster_labels: [N, H] variable of whole numbers, exact up to 2**24; -1 until the first
         clustering. float32, since TensorFlow keeps int32 variables on the host and would copy all
         of them to the GPU in every step.
+      background_labels: the same, [N, 3], where clusters are the background; else None.
+      find_background, find_close: B_i and C_i of a batch, see `neighborhoods`.
+      by_masks: whether steps take `masked_local_aggregation` instead of these two, to the same end.
     """
 
     method = "local_aggregation"
