@@ -187,7 +187,7 @@ def test_mean_average_precision_has_columns_where_there_is_any(write_run):
     rows = from_csv(format_csv(comparison([write_run(evaluations=[voc])])))
     (row,) = rows
     assert pick(row, "data", "objective", "epochs", "mAP conv2", "conv2") == (
-        ["VOC2007", "LA", "2.5", "25.0", ""]
+        ["VOC2007 (trained on flowers)", "LA", "2.5", "25.0", ""]
     )
     assert set(row) == {*HEAD, "mAP conv2"}
 
