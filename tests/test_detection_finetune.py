@@ -91,7 +91,9 @@ def test_a_run_leaves_everything(finished):
     assert f"mAP, 11 points{100 * record['result']['mAP']:6.1f}" in stdout
     files = {file.name for file in (output_dir / "detections").iterdir()}
     assert files == {f"comp4_det_test_{c}.txt" for c in VOC_CLASSES}
-    assert "{" not in stdout  # no dictionary
+    assert "'mAP'" not in stdout  # no dictionary
+    (said,) = (line for line in stdout.splitlines() if line.startswith(" eval"))
+    assert said.startswith(" eval | step:      8 | mAP ")
     drawings = list((output_dir / "pictures").glob("*.png"))
     assert len(drawings) == 2
     for file in drawings:  # on the right what is annotated: a bus and a motorbike
