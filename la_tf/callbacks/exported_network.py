@@ -10,7 +10,7 @@ from la_tf.runs.log import RunLog
 
 
 class ExportedNetwork(EvaluationCallback):
-    """Logs at the end of a run how alike the embeddings of training images are.
+    """Logs at the ends of both phases how alike the embeddings of training images are.
 
     What training says of their spread holds for batches that are normalised by themselves: the
     moving statistics can be far from those all the same. `HealthMonitor` judges the number.
@@ -22,17 +22,16 @@ class ExportedNetwork(EvaluationCallback):
         Args:
           embed_sample: embeds centre crops of some training images as evaluation does: [R, D].
           log: takes the similarity.
-          **epochs: when, see `EvaluationCallback`; of all ends only that of the run counts.
+          **epochs: when, see `EvaluationCallback`.
         """
         super().__init__(**epochs)
         self.embed_sample = embed_sample
         self.log = log
 
     def evaluate_epoch(self, epoch: int) -> None:
-        """Logs the mean similarity of two images at the end of the run."""
-        if epoch == self.last_epoch:
-            similarity = mean_similarity(self.embed_sample())
-            self.log.write(EXPORTED, self.step, epoch, similarity=similarity)
+        """Logs the mean similarity of two images."""
+        similarity = mean_similarity(self.embed_sample())
+        self.log.write(EXPORTED, self.step, epoch, similarity=similarity)
 
 
 def mean_similarity(embeddings: np.ndarray) -> float:

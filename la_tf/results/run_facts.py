@@ -97,7 +97,7 @@ def warnings(run: TrainedRun, metrics: Sequence[Record]) -> list[str]:
     monitor = HealthMonitor(run.config.network.dim, said.append)
     for record in records_with(metrics, "train", "loss", "steps", "spread", "empty_close"):
         monitor(record)
-    for record in records_with(metrics, EXPORTED, "similarity"):
+    for record in records_with(metrics, EXPORTED, "similarity")[-1:]:
         monitor(record)
     return said
 

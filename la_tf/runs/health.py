@@ -95,7 +95,7 @@ class HealthMonitor:
         """
         if record["kind"] == EXPORTED and record["similarity"] > NEARLY_CONSTANT:
             self._warn(
-                "constant",
+                f"constant at {record['step']}",  # that of the end is said in any case
                 f"step {record['step']}: the embeddings of the exported network are nearly "
                 f"constant: two training images have a similarity of {record['similarity']:.3f} in "
                 "the mean. In training, where each batch is normalised by itself, their spread is "
