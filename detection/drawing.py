@@ -10,8 +10,9 @@ from la_tf.data.voc import VOC_CLASSES
 
 Frame = tuple[int, int, int, int]
 
-# Okabe and Ito's colours, told apart with any colour vision. Classes share them, names do not.
-COLOURS = (
+# Okabe and Ito's colours, told apart with any colour vision, then the same darker and lighter: one
+# for each class.
+_HUES = (
     (230, 159, 0),
     (86, 180, 233),
     (0, 158, 115),
@@ -19,6 +20,11 @@ COLOURS = (
     (0, 114, 178),
     (213, 94, 0),
     (204, 121, 167),
+)
+COLOURS = (
+    *_HUES,
+    *(tuple(round(0.6 * c) for c in hue) for hue in _HUES),
+    *(tuple(round(255 - 0.45 * (255 - c)) for c in hue) for hue in _HUES),
 )
 _EDGE = (0, 0, 0)
 _MIN_SIDE = 256  # pixels of the shorter side, for a label to be legible and to fit
@@ -31,7 +37,7 @@ def colour_of(label: int) -> tuple[int, int, int]:
     Args:
       label: 1..20, see `voc.VOC_CLASSES`.
     """
-    return COLOURS[(label - 1) % len(COLOURS)]
+    return COLOURS[label - 1]
 
 
 def draw_boxes(

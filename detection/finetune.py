@@ -16,7 +16,7 @@ from PIL import Image
 from detection import output_directory
 from detection.drawing import draw_boxes
 from detection.export import detect_above, export_detector, load_detector
-from detection.records import INDEX, Index, Records, VOCRecords, convert
+from detection.records import INDEX, Index, Records, VOCRecords, annotated, convert
 from detection.results import Result
 from detection.settings import Settings, make_experiment, open_start, require_valid
 from detection.task import VOCDetectionTask
@@ -30,6 +30,7 @@ from la_tf.runs.health import TrainingDiverged
 
 _NUM_PICTURES = 8
 _MIN_SCORE = 0.5  # of the boxes drawn into them
+_GAP = 8  # pixels between what was found and what is annotated
 # Raise it when a step computes something else from the same settings: what was begun before is then
 # not resumed.
 _METHOD = 2
@@ -139,7 +140,7 @@ def finetune(
             task, model, result = _train(config, settings, places, strategy, say)
             task.coco_metric.write_detections(path / "detections", settings.test_split)
             pictures = _pictures(records[settings.test_split].pattern)
-            probe = next(iter(pictures.values()))
+            probe = _encoded(next(iter(pictures.values())))
             saved_model = export_detector(model, config.task, path / "export", probe)
             _draw(saved_model, pictures, path / "pictures")
         record = description | {
@@ -202,7 +203,7 @@ def _train(config, settings, places, strategy, say):
         try:
             while (step := runner.trainer.global_step.numpy()) < settings.steps:
                 runner.controller.train(min(step - step % every + every, settings.steps))
-                result = runner.controller.evaluate()
+                result = _evaluate(runner, say)
         except RuntimeError as error:
             if "loss value" not in str(error):
                 raise
@@ -211,29 +212,48 @@ def _train(config, settings, places, strategy, say):
                 "--learning_rate."
             ) from error
         if not result:
-            result = runner.controller.evaluate()
+            result = _evaluate(runner, say)
     found = {name: float(v) for name, v in result.items() if name.startswith(("mAP", "AP/"))}
     # JSON has no nan, which is what a class without an object gets.
     found = {name: None if math.isnan(value) else value for name, value in found.items()}
     return task, runner.trainer.model, found
 
 
-def _pictures(pattern: str) -> dict[str, bytes]:
-    """The first pictures of some records by their names, as they were evaluated."""
+def _evaluate(runner, say: Callable[[str], None]) -> dict[str, Any]:
+    """Evaluates, with a line for people in place of the dictionary that Orbit prints."""
+    step = runner.trainer.global_step.numpy()
+    with contextlib.redirect_stdout(io.StringIO()):
+        result = runner.controller.evaluate()
+    say(f" eval | step: {step:6d} | mAP {100 * float(result['mAP']):.1f} % by 11 points")
+    return result
+
+
+def _pictures(pattern: str) -> dict[str, tf.train.Example]:
+    """The first pictures of some records by their names, with what is annotated in them."""
     records = Records(pattern)
-    pictures = {}
+    examples = {}
     for i in range(min(_NUM_PICTURES, len(records))):
-        features = tf.train.Example.FromString(records.read(i)).features.feature
-        name = features["image/filename"].bytes_list.value[0].decode()
-        pictures[pathlib.Path(name).stem] = features["image/encoded"].bytes_list.value[0]
-    return pictures
+        example = tf.train.Example.FromString(records.read(i))
+        (name,) = example.features.feature["image/filename"].bytes_list.value
+        examples[pathlib.Path(name.decode()).stem] = example
+    return examples
 
 
-def _draw(saved_model: pathlib.Path, pictures: dict[str, bytes], folder: pathlib.Path) -> None:
+def _encoded(example: tf.train.Example) -> bytes:
+    return example.features.feature["image/encoded"].bytes_list.value[0]
+
+
+def _draw(
+    saved_model: pathlib.Path, examples: dict[str, tf.train.Example], folder: pathlib.Path
+) -> None:
+    """Draws what was found, and to the right of it what is annotated."""
     detect = load_detector(saved_model)
     folder.mkdir(exist_ok=True)
-    for name, encoded in pictures.items():
-        objects = detect_above(detect, encoded, _MIN_SCORE)
-        with Image.open(io.BytesIO(encoded)) as picture:
-            drawn = draw_boxes(picture, *objects)
-        drawn.save(folder / f"{name}.png")
+    for name, example in examples.items():
+        objects = detect_above(detect, _encoded(example), _MIN_SCORE)
+        with Image.open(io.BytesIO(_encoded(example))) as picture:
+            found, truth = draw_boxes(picture, *objects), draw_boxes(picture, *annotated(example))
+        both = Image.new("RGB", (2 * found.width + _GAP, found.height), "white")
+        both.paste(found)
+        both.paste(truth, (found.width + _GAP, 0))
+        both.save(folder / f"{name}.png")

@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import TypedDict
 
+import numpy as np
 import tensorflow as tf
 from official.vision.data.tfrecord_lib import convert_to_feature
 
@@ -185,6 +186,25 @@ def encode(image: VOCImage, encoded: bytes) -> bytes:
     }
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(
         deterministic=True
+    )
+
+
+def annotated(example: tf.train.Example) -> tuple[np.ndarray, np.ndarray]:
+    """The N objects of an image that `encode` wrote, difficult ones too.
+
+    Returns:
+      Boxes [N, 4] xmin, ymin, xmax, ymax in pixels counted from 1, both ends inside, as VOC has
+      them, and classes [N].
+    """
+    features = example.features.feature
+    width, height = (features[f"image/{s}"].int64_list.value[0] for s in ("width", "height"))
+    sides = (("xmin", width, 1), ("ymin", height, 1), ("xmax", width, 0), ("ymax", height, 0))
+    columns = [
+        np.array(features[f"image/object/bbox/{side}"].float_list.value) * length + first
+        for side, length, first in sides
+    ]
+    return np.stack(columns, axis=1), np.array(
+        features["image/object/class/label"].int64_list.value
     )
 
 

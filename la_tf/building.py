@@ -12,6 +12,7 @@ from la_tf.config import Config, ConfigError
 from la_tf.memory import require_memory
 from la_tf.model import LocalAggregation
 from la_tf.networks import build_network
+from la_tf.resolve import OFFICIAL_BN_MOMENTUM
 from la_tf.schedules import learning_rate
 
 
@@ -28,7 +29,8 @@ def network_of(config: Config) -> tf.keras.Model:
             config.data.image_size,
             network.dim,
             network.sync_bn,
-            network.bn_momentum,
+            # What is not resolved is not trained, and without training it has no effect.
+            OFFICIAL_BN_MOMENTUM if network.bn_momentum is None else network.bn_momentum,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None

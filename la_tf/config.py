@@ -125,10 +125,10 @@ class NetworkConfig:
     )
     dim: int = _option(128, "D, the length of an embedding.", "section 4.1", within=(1, 2**16))
     sync_bn: bool = _option(False, "Batch statistics over all replicas instead of each its own.")
-    bn_momentum: float = _option(
-        0.997,
-        "How much of the moving batch statistics a step keeps. A run of a few hundred steps needs "
-        "less, or its evaluation still sees the initial statistics.",
+    bn_momentum: float | None = _option(
+        None,
+        "How much of the moving batch statistics a step keeps; default the official 0.997, or less "
+        "in short runs, which would otherwise end with the statistics they began with.",
         "official",
         within=(0, 1),
     )

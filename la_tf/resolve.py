@@ -3,13 +3,15 @@
 import dataclasses
 
 from la_tf.config import Config, ConfigError
-from la_tf.options import require_allowed, sections_and_options
+from la_tf.options import kind_of, option_value, sections_and_options
 
 PAPER_NUM_EXAMPLES = 1_281_167  # ImageNet's training images, the N of section 4
 PAPER_NUM_CLUSTERS = 30_000  # m of AlexNet and the ResNets, section 4.1
 SMALL_DATA_CLUSTER_SIZE = 5  # members a cluster, see `default_num_clusters`
 DEEPCLUSTER_NUM_CLUSTERS = 10_000  # m of Caron et al. 2018 on ImageNet
 DEEPCLUSTER_FEATURES = 4096  # below its layer on top, of fc7
+OFFICIAL_BN_MOMENTUM = 0.997  # 1/(1 - 0.997) = 333 steps are averaged
+INITIAL_STATISTICS_LEFT = 0.01  # see `default_bn_momentum`
 
 
 def default_num_clusters(num_examples: int) -> int:
@@ -36,6 +38,22 @@ def default_pseudo_classes(num_examples: int) -> int:
 def default_k(num_examples: int) -> int:
     """The paper's k = 4096 where it fits, else a quarter of N, so that background means nearby."""
     return max(1, min(4096, num_examples // 4))
+
+
+def default_bn_momentum(steps: int) -> float:
+    """How much of batch norm's moving statistics a step keeps, where no recipe says it.
+
+    The initial statistics weigh 1 % after a tenth of these steps, unless the official momentum
+    forgets them sooner. Where a tenth is so short that fewer than ten steps would be averaged, it
+    is ten (0.9), as long as the initial statistics weigh no more than 1 % at the end.
+
+    Args:
+      steps: of the warm start, or of a run without one. The length of what follows does not count:
+        a warm start is the same whatever is trained after it.
+    """
+    after_a_tenth = INITIAL_STATISTICS_LEFT ** (10 / steps)
+    at_the_end = INITIAL_STATISTICS_LEFT ** (1 / steps)
+    return round(min(OFFICIAL_BN_MOMENTUM, max(after_a_tenth, min(0.9, at_the_end))), 4)
 
 
 def background_neighbours(k: int | None, num_examples: int) -> int:
@@ -110,8 +128,13 @@ def resolve(config: Config, num_examples: int) -> Config:
     close_k = config.clustering.close_k
     if config.clustering.close == "nearest":
         close_k = close_neighbours(close_k, m, k, num_examples)
+    bn_momentum = config.network.bn_momentum
+    if bn_momentum is None:
+        epochs = config.schedule.ir_epochs or config.schedule.epochs
+        bn_momentum = default_bn_momentum(epochs * (num_examples // config.data.batch_size))
     return dataclasses.replace(
         config,
+        network=dataclasses.replace(config.network, bn_momentum=bn_momentum),
         objective=dataclasses.replace(config.objective, k=k),
         clustering=dataclasses.replace(config.clustering, num_clusters=m, close_k=close_k),
     )
@@ -147,7 +170,9 @@ def check_bounds(config: Config) -> None:
     for name, (section, option) in sections_and_options().items():
         value = getattr(getattr(config, section), name)
         try:
-            require_allowed(option, value)
+            option_value(option, value)
+            if isinstance(value, str) and kind_of(option) is not str:
+                raise ValueError("is text, which flags and recipes alone turn into values")
         except ValueError as error:
             raise ConfigError(f"--{name}={value} {error}.") from None
     drops = config.optimizer.drop_epochs

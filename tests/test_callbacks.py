@@ -13,6 +13,7 @@ from la_tf.callbacks import checkpointing, progress, train_log
 from la_tf.callbacks import clustering_rounds as clustering_module
 from la_tf.callbacks.checkpointing import Checkpointing, Interrupted
 from la_tf.callbacks.clustering_rounds import ClusteringCallback
+from la_tf.callbacks.exported_network import ExportedNetwork
 from la_tf.callbacks.heldout_knn import KNNCallback
 from la_tf.callbacks.milestones import Milestones
 from la_tf.callbacks.progress import Progress
@@ -484,6 +485,25 @@ def test_milestones_are_the_baselines_and_the_ends_of_the_phases(
     assert next(given) == len(rows) - 1
 
 
+# The exported network
+
+
+def test_the_similarity_of_exported_embeddings_is_that_of_all_pairs_at_the_ends_of_phases(
+    log, unit_rows
+):
+    rows = unit_rows(9, D, seed=3) + 0.5
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    callback = ExportedNetwork(
+        embed_sample=lambda: rows, last_epoch=3, steps_per_epoch=SPE, log=log
+    )
+    fit(with_labels(make_model(SPE)), [callback], epochs=3)
+    records = of_kind(log, "exported")
+    pairs = [a @ b for i, a in enumerate(rows) for b in rows[:i]]
+    expected = [pytest.approx(np.mean(pairs), rel=1e-5)] * 2
+    assert [record["similarity"] for record in records] == expected
+    assert [(r["step"], r["epoch"]) for r in records] == [(SPE, 1), (3 * SPE, 3)]
+
+
 # Progress
 
 
@@ -512,13 +532,16 @@ def test_without_a_terminal_a_line_now_and_then_tells_how_far_the_run_is(
     expected = []
     for step in shown:
         (record,) = [r for r in of_kind(log, "train") if r["step"] == step]
-        knn = (step - 1) // SPE * SPE / 80  # of the last whole epoch
-        if start and step == start + 1:
-            knn = 0
+        epoch = step // SPE if step == 16 else (step - 1) // SPE  # the last one evaluated
+        knn = 0 if start and step == start + 1 else epoch * SPE / 80
         expected.append(
             f"step {step}/16  epoch {(step - 1) // SPE + 1}"
             f"  loss {'IR' if step <= SPE else 'LA'} {record['loss']:.3f}"
-            + (f"  kNN 50.0 / {100 * knn:.1f} %" if knn else "")
+            + (
+                f"  kNN in the bank (K = 200 / 1) 50.0 / {100 * knn:.1f} % after epoch {epoch}"
+                if knn
+                else ""
+            )
             + f"  images/s 2  wait 0%  left 00:{3 * (16 - step):02}"
         )
     output = capsys.readouterr()

@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import shutil
 import struct
 import types
 
@@ -269,3 +270,19 @@ def test_tool_lists_what_there_is_and_fails_on_bad_images(folder, run_tool):
     assert code == 1
     assert stderr.strip().startswith("error: ")
     assert len(stderr.strip().splitlines()) == 1
+
+
+def test_tool_names_the_pictures_that_are_not_read(tmp_path, run_tool):
+    picture = Image.fromarray(np.zeros((8, 9, 3), np.uint8))
+    for i in range(5):
+        picture.save(tmp_path / f"{i}.webp")
+    picture.save(tmp_path / "one.png")
+    code, stdout, _ = run_tool("check_data", f"--data={tmp_path}")
+    assert code == 0 and "train: 1 images" in stdout
+    assert "5 .webp; convert them to JPEG or PNG." in stdout
+    said = []
+    keep_good_images(open_source(str(tmp_path)), DataConfig(), said.append)
+    assert len(said) == 1 and "5 .webp" in said[0]
+    shutil.copy(tmp_path / "0.webp", tmp_path / "called.png")
+    code, stdout, _ = run_tool("check_data", f"--data={tmp_path}")
+    assert code == 1 and "called.png: is a WebP picture, which TensorFlow does not" in stdout

@@ -22,7 +22,7 @@ LOADS = {
     "embed": ([RUN, "--output_dir=nowhere"], "tensorflow"),
     "evaluate": ([RUN], "tensorflow"),
     "export": ([RUN, "--export_dir=nowhere"], "tensorflow"),
-    "finetune_voc": ([RUN, "--voc_dir=nowhere"], "tensorflow"),
+    "finetune_voc": (["--init=random", "--network=vgg16", "--voc_dir=nowhere"], "tensorflow"),
     "make_tfrecords": (["--data=digits", "--output_dir=nowhere"], "tensorflow"),
     "search": ([RUN, "--gallery=nowhere", "--query=nowhere"], "tensorflow"),
     "serve": (["--export_dir=nowhere"], "tensorflow"),

@@ -168,7 +168,7 @@ def test_evaluations_give_a_line_for_each_data_set_and_row(write_run):
             ["flowers", "LA", "2.5", "64", "10.0", "50.0", "81.0", "70.5", "memory bank"],
             ["flowers", "LA", "2.4", "64", "", "", "50.0", "", "memory bank"],
             ["flowers", "raw pixels", "0", "", "", "", "20.0", "", "centre crops"],
-            ["sun", "LA", "2.5", "64", "", "", "40.0", "", "centre crops"],
+            ["sun (trained on flowers)", "LA", "2.5", "64", "", "", "40.0", "", "centre crops"],
         ]
     )
 
@@ -187,12 +187,13 @@ def test_mean_average_precision_has_columns_where_there_is_any(write_run):
     rows = from_csv(format_csv(comparison([write_run(evaluations=[voc])])))
     (row,) = rows
     assert pick(row, "data", "objective", "epochs", "mAP conv2", "conv2") == (
-        ["VOC2007", "LA", "2.5", "25.0", ""]
+        ["VOC2007 (trained on flowers)", "LA", "2.5", "25.0", ""]
     )
     assert set(row) == {*HEAD, "mAP conv2"}
 
 
 LAYERS = ACCURACIES[:6]
+PLACES = "Places (trained on ImageNet)"
 
 
 def test_the_paper_stands_beside(write_run):
@@ -215,13 +216,13 @@ def test_the_paper_stands_beside(write_run):
     assert pick(paper["resnet18", "ImageNet", "LA"], *LAYERS, "gallery", "k", "H", "m") == (
         ["9.1", "18.7", "34.8", "48.4", "52.8", "45.0", "memory bank", "4096", "10", "30000"]
     )
-    assert pick(paper["resnet18", "Places", "LA"], *LAYERS, "gallery", "hours") == (
+    assert pick(paper["resnet18", PLACES, "LA"], *LAYERS, "gallery", "hours") == (
         ["18.9", "26.7", "36.5", "44.7", "45.6", "40.3", "centre crops", ""]
     )
     assert {key[:2] for key in paper} == {
         (alexnet, "ImageNet"),
         ("resnet18", "ImageNet"),
-        ("resnet18", "Places"),
+        ("resnet18", PLACES),
     }
 
 

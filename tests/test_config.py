@@ -6,6 +6,7 @@ import pytest
 
 from la_tf import config as config_lib
 from la_tf.config import Config, ConfigError
+from la_tf.networks.layers import NORM_MOMENTUM
 from la_tf.options import kind_of, option_value, sections_and_options
 from la_tf.resolve import resolve
 
@@ -32,6 +33,7 @@ def test_the_paper_s_values_are_the_defaults():
     assert (config.optimizer.learning_rate, config.optimizer.momentum) == (0.03, 0.9)
     assert (config.optimizer.weight_decay, config.data.batch_size) == (1e-4, 128)
     assert config.schedule.ir_epochs == 10
+    assert config.network.bn_momentum == NORM_MOMENTUM == 0.997  # official
 
 
 @pytest.mark.parametrize("size,m,k", [(1000, 200, 250), (50_000, 10_000, 4096), (128, 26, 32)])
@@ -45,6 +47,30 @@ def test_defaults_keep_their_bounds_at_every_size(size):
     config = resolve(Config(), size)
     members = size / config.clustering.num_clusters
     assert 4.9 <= members <= 43 and config.objective.k <= size / 4
+
+
+@pytest.mark.parametrize(
+    "size,schedule,momentum",
+    [
+        (128, {"epochs": 2, "ir_epochs": 1}, 0.01),  # one step
+        (400, {"epochs": 2, "ir_epochs": 1}, 0.2154),  # the cube root of 0.01, for three steps
+        (1437, {"epochs": 90, "ir_epochs": 10}, 0.9),  # ten steps are averaged
+        (1437, {"epochs": 100, "ir_epochs": 40}, 0.9006),  # 0.01 after 44 of 440 steps
+        (50_000, {"epochs": 15, "ir_epochs": 0}, 0.9922),  # of 5850 steps
+        (1_281_167, {"epochs": 2, "ir_epochs": 2}, 0.997),  # of 20,018, never slower than official
+    ],
+)
+def test_batch_norm_forgets_its_initial_statistics_in_runs_of_any_length(size, schedule, momentum):
+    network = resolve(with_options(**schedule), size).network
+    assert network.bn_momentum == pytest.approx(momentum, abs=5e-5)
+    given = resolve(with_options(bn_momentum=0.25, **schedule), size).network
+    assert given.bn_momentum == 0.25
+
+
+def test_a_warm_start_is_the_same_whatever_is_trained_after_it():
+    long = resolve(with_options(epochs=50, ir_epochs=3), 1000)
+    short = resolve(with_options(epochs=3, ir_epochs=3), 1000)
+    assert long.network == short.network
 
 
 @pytest.mark.parametrize("option,choice", [("k", 250), ("num_clusters", 200)])
@@ -104,6 +130,11 @@ def test_every_number_has_a_range_that_holds_its_default():
         ({"num_devices": -1}, "--num_devices=-1"),
         ({"num_clusters": 2**24 + 1}, "--num_clusters=16777217 must be a whole number from 1 to"),
         ({"drop_epochs": (30, 10**7)}, "--drop_epochs="),
+        (
+            {"image_size": (64, 96)},
+            r"--image_size=\(64, 96\) must be a whole number from 1 to 4096",
+        ),
+        ({"image_size": "64"}, "--image_size=64 is text"),
         ({"jit_compile": True}, "add --nodeterministic"),
         ({"method": "deepcluster", "warm_start": "x"}, "--warm_start excludes --method=deepc"),
     ],

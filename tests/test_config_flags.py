@@ -264,3 +264,11 @@ def test_the_paper_s_recipes_hold_the_paper_s_numbers(name):
     assert config.clustering.num_clusters == clusters
     assert config.clustering.num_clusterings == clusterings
     assert config.schedule.ir_epochs == 10 and len(config.optimizer.drop_epochs) == 2
+
+
+@pytest.mark.parametrize("arguments", [[], ["--flagfile=configs/cifar10.flags"], ["--epochs=3"]])
+def test_training_without_images_says_what_to_give(arguments):
+    process = python("import train; train.main()", *arguments)
+    assert (process.returncode, process.stdout) == (1, "")
+    (sentence,) = process.stderr.splitlines()
+    assert "--data=DIR" in sentence and "--flagfile=configs/digits.flags" in sentence

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 from test_image_headers import png_of_size
 
 from detection.drawing import colour_of, draw_boxes
@@ -102,6 +102,18 @@ def test_a_batch_finds_what_each_picture_alone_does(export, detect, pixels):
         for name in ("boxes", "classes", "scores"):
             np.testing.assert_allclose(together[name][row, :count], alone[name], atol=1e-4)
             assert not together[name][row, count:].numpy().any()
+
+
+def test_a_photograph_is_turned_by_the_export_itself(detect, pixels):
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation] = 6
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", exif=tags)
+    upright = ImageOps.exif_transpose(Image.open(file))
+    found, expected = detect(file.getvalue()), detect(encoded(np.asarray(upright)))
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=0.5)
+    as_stored = detect(encoded(np.asarray(Image.open(file))))
+    assert np.abs(found["boxes"] - as_stored["boxes"]).max() > 5
 
 
 def test_an_export_that_takes_one_image_is_served_too(tmp_path):

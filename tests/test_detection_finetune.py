@@ -10,6 +10,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw
 
 from detection import output_directory
+from detection.drawing import colour_of
 from detection.export import load_detector
 from detection.finetune import Places, finetune
 from detection.records import convert
@@ -90,7 +91,20 @@ def test_a_run_leaves_everything(finished):
     assert f"mAP, 11 points{100 * record['result']['mAP']:6.1f}" in stdout
     files = {file.name for file in (output_dir / "detections").iterdir()}
     assert files == {f"comp4_det_test_{c}.txt" for c in VOC_CLASSES}
-    assert len(list((output_dir / "pictures").glob("*.png"))) == 2
+    assert "'mAP'" not in stdout  # no dictionary
+    (said,) = (line for line in stdout.splitlines() if line.startswith(" eval"))
+    assert said.startswith(" eval | step:      8 | mAP ")
+    drawings = list((output_dir / "pictures").glob("*.png"))
+    assert len(drawings) == 2
+    for file in drawings:  # on the right what is annotated: a bus and a motorbike
+        with Image.open(file) as drawing:
+            colours = {
+                c
+                for _, c in drawing.crop((drawing.width // 2 + 8, 0, *drawing.size)).getcolors(
+                    1 << 24
+                )
+            }
+        assert {colour_of(VOC_CLASSES.index(name) + 1) for name in ("bus", "motorbike")} <= colours
     assert list((output_dir / "checkpoints" / "train").glob("events.*"))
     assert list((output_dir / "checkpoints" / "validation").glob("events.*"))
 
@@ -186,11 +200,17 @@ def test_no_run_is_one_sentence(voc_dir, tmp_path, run_tool):
     assert (code, len(stderr.splitlines())) == (1, 1) and "--run_dir" in stderr
 
 
-def test_a_network_of_small_images_is_one_sentence(voc_dir, tmp_path, trained_run, run_tool):
-    flags = (f"--voc_dir={voc_dir}", f"--output_dir={tmp_path / 'out'}")
-    code, _, stderr = run_tool("finetune_voc", *flags, f"--run_dir={trained_run}")
+def test_another_network_is_one_sentence_before_anything_is_loaded(tmp_path, run_tool):
+    """The run has no checkpoint: its config.json must do."""
+    run = tmp_path / "run"
+    run.mkdir()
+    data = {"training set": {"examples": 9, "fingerprint": "0"}}
+    config = {"network": {"network": "smallnet"}}
+    (run / "config.json").write_text(json.dumps({"config": config, "data": data}))
+    flags = (f"--voc_dir={tmp_path}", f"--output_dir={tmp_path / 'out'}")
+    code, _, stderr = run_tool("finetune_voc", *flags, f"--run_dir={run}", fresh=True)
     assert (code, len(stderr.splitlines())) == (1, 1)
-    assert "smallnet cannot be a detector's backbone" in stderr
+    assert "smallnet cannot be a detector's backbone: train one of alexnet" in stderr
     assert not (tmp_path / "out").exists()
 
 

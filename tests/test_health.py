@@ -48,6 +48,20 @@ def test_many_empty_close_sets_are_said_once(monitor, said):
     assert len(said) == 1 and "80%" in said[0] and "--num_clusters" in said[0]
 
 
+def test_constant_embeddings_of_the_exported_network_are_said_beside_those_of_training(
+    monitor, said
+):
+    monitor(record(spread=0.08))
+    monitor({"kind": "exported", "step": 60, "similarity": 0.5})
+    assert said == []
+    monitor({"kind": "exported", "step": 60, "similarity": 0.98765})
+    (sentence,) = said
+    assert sentence.startswith(
+        "step 60: the embeddings of the exported network are nearly constant"
+    )
+    assert "0.988" in sentence and "80% of that of an even sphere" in sentence
+
+
 def test_reference_values_are_those_of_the_formulas():
     config = resolve(Config(), 1_281_167)
     ir, la = expected_values(config, 1_281_167)

@@ -7,6 +7,7 @@ import pytest
 
 from la_tf.export.model_card import MARK, model_card
 from la_tf.export.saved_model import ExportError
+from la_tf.resolve import resolve
 from la_tf.results.evaluations import Evaluation, write_evaluation
 from la_tf.runs.trained_run import open_run
 
@@ -94,6 +95,20 @@ def test_every_option_but_where_the_run_is_stands_with_its_value(run, folder):
             rows = cells(page, field.name) + cells(page, f"**{field.name}**")
             assert len(rows) == (section.name != "run"), field.name
     assert cells(page, "**epochs**")[0][0] == "4"
+
+
+def test_what_the_library_chose_is_not_marked_as_given(run, folder):
+    derived = dataclasses.replace(
+        run.config,
+        objective=dataclasses.replace(run.config.objective, k=None),
+        clustering=dataclasses.replace(run.config.clustering, num_clusters=None),
+    )
+    config = resolve(derived, run.num_examples)
+    page = model_card(dataclasses.replace(run, config=config), folder)
+    assert cells(page, "k")[0][0] == str(config.objective.k)
+    assert cells(page, "num_clusters") and cells(page, "bn_momentum")
+    page = model_card(run, folder)  # the flags give k and m
+    assert cells(page, "**k**")[0][0] == "64" and cells(page, "**num_clusters**")[0][0] == "40"
 
 
 def test_a_sentence_about_onnx_is_on_the_page_of_an_export_that_has_it(run, folder):

@@ -501,6 +501,11 @@ def test_unknown_name(build):
         build("resnet34", 224)
 
 
+def test_images_are_square():
+    with pytest.raises(ValueError, match=r"image_size=\(64, 96\) must be a whole number"):
+        networks.build_network("smallnet", (64, 96))
+
+
 @pytest.mark.parametrize(
     ("name", "size", "least"),
     [

@@ -244,6 +244,11 @@ def test_doubts_of_a_runs_health_stand_above_its_numbers():
     collapsed, empty = run_facts.warnings(run, [healthy, sick, sick | {"step": 27}])
     assert collapsed.startswith("step 18: the embeddings have nearly collapsed")
     assert empty.startswith("step 18: 90% of the images have no close neighbour")
+    exported = {"kind": "exported", "step": 27, "similarity": 0.97}
+    (constant,) = run_facts.warnings(run, [healthy, exported])
+    mended = exported | {"similarity": 0.1}
+    assert run_facts.warnings(run, [healthy, exported, mended]) == []  # the newest counts
+    assert constant.startswith("step 27: the embeddings of the exported network are nearly constan")
     (ahead,) = run_facts.warnings(run, [healthy | {"step": 1030}])
     assert "reaches step 1,030, but the newest checkpoint is of step 27" in ahead
 

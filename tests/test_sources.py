@@ -327,3 +327,19 @@ def test_sample_folders(sample_data):
     assert val.class_names == train.class_names
     voc = open_source(str(sample_data / "VOCdevkit/VOC2007/JPEGImages"))
     assert (voc.num_examples, voc.labels) == (600, None)
+
+
+def test_pictures_of_formats_that_are_not_read_are_counted_and_named(tmp_path):
+    for i in range(5):
+        (tmp_path / f"{i}.webp").touch()
+    with pytest.raises(DataError, match=r"there is: 5 \.webp\): convert them to JPEG or PNG"):
+        open_source(str(tmp_path))
+    for name in ("IMG_1.HEIC", "notes.txt", "one.png", "two.png"):
+        (tmp_path / name).touch()
+    source = open_source(str(tmp_path))
+    said = f"not read in {tmp_path}: 5 .webp, 1 .heic; convert them to JPEG or PNG."
+    assert (source.num_examples, source.not_read) == (2, said)
+    assert [part.not_read for part in split_holdout(source, 1, seed=0)] == [said, ""]
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "one.png").touch()
+    assert open_source(str(tmp_path / "others")).not_read == ""

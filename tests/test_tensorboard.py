@@ -119,7 +119,7 @@ def cell(sheet: np.ndarray, row: int, column: int) -> np.ndarray:
 
 
 def test_the_sheet_shows_centre_views_and_the_views_of_the_first_epochs(run_dir, digits):
-    shown = summaries(run_dir / "tensorboard", "augmented_views")
+    shown = summaries(run_dir / "tensorboard" / "run", "augmented_views")
     assert list(shown) == [0]  # once, although the run was started twice
     width, height, encoded = shown[0]
     sheet = np.asarray(image_of(encoded))
@@ -135,7 +135,7 @@ def test_the_sheet_shows_centre_views_and_the_views_of_the_first_epochs(run_dir,
 
 
 def test_the_figure_is_the_sheet(run_dir):
-    (summary,) = summaries(run_dir / "tensorboard", "augmented_views").values()
+    (summary,) = summaries(run_dir / "tensorboard" / "run", "augmented_views").values()
     figure = image_of((run_dir / "figures" / "augmented_views.png").read_bytes())
     np.testing.assert_array_equal(np.asarray(figure), np.asarray(image_of(summary[2])))
 
@@ -149,7 +149,7 @@ def test_histograms_are_of_the_densities_in_the_bank_at_the_end_of_an_epoch(run_
     ranks = {"local": (1, 30), "background": (88, 359)}  # 359 = 1436 // 4; 88 : 359 as 1000 : 4096
     banks = {step: bank_at(run_dir, step).astype(np.float64) for step in STEPS}
     for name, (first, last) in ranks.items():
-        shown = summaries(run_dir / "tensorboard", f"density/{name}")
+        shown = summaries(run_dir / "tensorboard" / "run", f"density/{name}")
         assert list(shown) == STEPS
         for step, buckets in shown.items():
             similarity = banks[step][rows] @ banks[step].T
@@ -238,6 +238,7 @@ def test_tensorboard_serves_the_bank_with_classes_and_thumbnails(
 
 def test_tensorboard_serves_the_sheet(server, run_dir):
     ((run, tags),) = json.loads(server("images/tags")).items()
+    assert run == run_dir.name  # not "tensorboard"
     assert set(tags) == {"augmented_views"}
     assert "A row is a training image" in tags["augmented_views"]["description"]
     query = {"run": run, "tag": "augmented_views", "sample": "0"}

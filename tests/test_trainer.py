@@ -67,7 +67,7 @@ def test_a_folder_of_unlabelled_pictures_trains(unlabelled_run):
     assert result.rows == []
     assert any("without kNN" in sentence for sentence in said)
     records = read_log(result.run_dir / "metrics.jsonl")
-    assert {r["kind"] for r in records} == {"train", "clustering", "neighbors"}
+    assert {r["kind"] for r in records} == {"train", "clustering", "neighbors", "exported"}
     assert not any("close_purity" in r for r in records)  # nobody knows their classes
     assert [r["step"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4]
 
@@ -87,7 +87,8 @@ def test_a_run_directory_is_the_record(unlabelled_run):
         "export",
         "lock",
     }
-    events = list((result.run_dir / "tensorboard").glob("events*"))
+    tensorboard = result.run_dir / "tensorboard" / result.run_dir.name
+    events = list(tensorboard.glob("events*"))
     tags = {
         value.tag
         for event in tf.compat.v1.train.summary_iterator(str(events[0]))
@@ -95,8 +96,36 @@ def test_a_run_directory_is_the_record(unlabelled_run):
     }
     scalars = {"train/loss", "clustering/inertia", "throughput/images_per_second"}
     assert scalars | {"density/local", "density/background", "augmented_views"} <= tags
-    projector = {path.name for path in (result.run_dir / "tensorboard").glob("*.tsv")}
+    projector = {path.name for path in tensorboard.glob("*.tsv")}
     assert projector == {"projector_metadata.tsv", "bank_end_of_IR.tsv", "bank_end_of_LA.tsv"}
+
+
+def similarities(folder: pathlib.Path, pictures: pathlib.Path) -> np.ndarray:
+    """Of all pairs of pictures, by an export that is loaded as its users load it."""
+    embed = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    encoded = [path.read_bytes() for path in sorted(pictures.iterdir())]
+    rows = embed(image_bytes=tf.constant(encoded))["embedding"].numpy()
+    return (rows @ rows.T)[np.triu_indices(len(rows), 1)]
+
+
+def test_a_run_of_four_steps_exports_what_tells_pictures_apart(unlabelled_run, pictures):
+    result, said = unlabelled_run
+    records = read_log(result.run_dir / "metrics.jsonl")
+    *_, logged = (r["similarity"] for r in records if r["kind"] == "exported")
+    found = similarities(result.saved_model, pictures)
+    assert logged == pytest.approx(found.mean(), abs=1e-4)
+    assert found.mean() < 0.9 and not any("nearly constant" in sentence for sentence in said)
+
+
+def test_nearly_constant_embeddings_are_said_on_the_console_and_on_the_card(
+    tmp_path, pictures, capsys
+):
+    """As with the official momentum, by which four steps leave the initial statistics."""
+    result = train(recipe(tmp_path / "run", data=str(pictures), bn_momentum=0.997), print)
+    warning = "the embeddings of the exported network are nearly constant"
+    assert similarities(result.saved_model, pictures).mean() > 0.9
+    assert warning in capsys.readouterr().out
+    assert warning in (result.run_dir / "export" / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from official.vision.dataloaders.tf_example_decoder import TfExampleDecoder
 from PIL import Image
 from test_image_headers import png_of_size
 
-from detection.records import convert, encode
+from detection.records import annotated, convert, encode
 from la_tf.data.voc import (
     VOC_CLASSES,
     VOCError,
@@ -268,6 +268,14 @@ def test_real_boxes_survive_the_records_to_the_pixel(real_voc, tmp_path):
         ymin, xmin, ymax, xmax = (example["groundtruth_boxes"] * size).T
         back = np.stack([xmin + 1, ymin + 1, xmax, ymax], axis=1)
         np.testing.assert_allclose(back, np.reshape(image.boxes, (-1, 4)), atol=5e-4)
+
+
+def test_annotations_come_back_from_the_records(voc):
+    for image in read_split(voc, "trainval")[0]:
+        example = tf.train.Example.FromString(encode(image, image.path.read_bytes()))
+        boxes, classes = annotated(example)
+        np.testing.assert_allclose(boxes, np.reshape(image.boxes, (-1, 4)), atol=5e-4)
+        assert tuple(classes) == image.classes
 
 
 def test_records_are_used_again(voc, tmp_path):

@@ -50,6 +50,8 @@ def _report(part: str, source, found) -> int:
     print("  formats: " + ", ".join(f"{n} {name}" for name, n in found.formats.most_common()))
     for line in _histogram(found):
         print(f"  {line}")
+    if source.not_read:
+        print(f"  {source.not_read}")
     for image in found.bad:
         print(f"  BAD {image.name}: {image.reason}")
     return len(found.bad)

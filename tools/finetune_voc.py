@@ -15,9 +15,11 @@ import config_flags
 from absl import flags
 
 from la_tf.config import DataConfig
+from la_tf.runs.description import read_description
 
 _MAX_SIDE = 4096  # pixels
 _MAX_STEPS = 2**31 - 1
+_NETWORKS = ("alexnet", "vgg16", "resnet18", "resnet50")
 _SUFFIX = {"run": "", "random": "-random"}  # of the default output directory
 
 flags.DEFINE_string("voc_dir", None, "The folder of one year of VOC.", required=True)
@@ -28,7 +30,7 @@ _INIT = flags.DEFINE_enum(
 _NETWORK = flags.DEFINE_enum(
     "network",
     None,
-    ["alexnet", "vgg16", "resnet18", "resnet50"],
+    _NETWORKS,
     "For --init=random without --run_dir: the architecture, as for images of 224 pixels.",
 )
 _OUTPUT_DIR = flags.DEFINE_string(
@@ -108,6 +110,8 @@ def main() -> None:
     command_line.parse(sys.argv, __doc__)
     if _RUN_DIR.value is None and (_INIT.value == "run" or _NETWORK.value is None):
         command_line.fail("name a run with --run_dir, or give --init=random and --network.")
+    if _RUN_DIR.value is not None:
+        _refuse_other_networks()
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from detection.backbones import BackboneError
     from detection.finetune import Places, finetune
@@ -131,6 +135,15 @@ def main() -> None:
     print("\n" + format_result(record))
     print(f"\nresults:    {output_dir}")
     print(f"SavedModel: {record['saved_model']}")
+
+
+def _refuse_other_networks() -> None:
+    """Says at once that a run's network cannot be a detector's backbone."""
+    config, _ = read_description(pathlib.Path(_RUN_DIR.value).expanduser())
+    if (network := config.network.network) not in _NETWORKS:
+        command_line.fail(
+            f"{network} cannot be a detector's backbone: train one of {', '.join(_NETWORKS)}."
+        )
 
 
 def _output_dir() -> pathlib.Path:

@@ -47,6 +47,8 @@ def main() -> None:
         for part, source in (("train", train), ("val", val)):
             if source is None:
                 continue
+            if source.not_read:
+                print(source.not_read)
             result = check_images(source, _SKIP_BAD_IMAGES.value, _MAX_MEGAPIXELS.value)
             print(result)
             write_records(result.source, os.path.join(folder, part), _NUM_SHARDS.value)

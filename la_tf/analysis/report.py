@@ -87,7 +87,7 @@ def write_report(
         results=_attempt(lambda: result_tables(read_evaluations(run.path))),
         views=_attempt(lambda: _augmented_views(run)),
         sections=sections,
-        configuration=run_facts.configuration(run.config),
+        configuration=run_facts.configuration(run.config, run.num_examples),
         environments=_attempt(lambda: run_facts.environments(run)),
     )
     try:

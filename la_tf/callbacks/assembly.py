@@ -10,12 +10,13 @@ import tensorflow as tf
 from la_tf.callbacks.checkpointing import Checkpointing
 from la_tf.callbacks.clustering_rounds import ClusteringCallback
 from la_tf.callbacks.deepcluster_rounds import DeepClusterCallback
+from la_tf.callbacks.exported_network import ExportedNetwork
 from la_tf.callbacks.heldout_knn import KNNCallback
 from la_tf.callbacks.milestones import Milestones
 from la_tf.callbacks.pictures import write_augmented_views
 from la_tf.callbacks.progress import Progress
 from la_tf.callbacks.projector import Projector
-from la_tf.callbacks.tensorboard import DensityHistograms, TensorBoardScalars
+from la_tf.callbacks.tensorboard import DensityHistograms, TensorBoardScalars, tensorboard_folder
 from la_tf.callbacks.train_log import TrainLog
 from la_tf.callbacks.warm_start_end import WarmStartEnd
 from la_tf.config import Config, ConfigError
@@ -81,7 +82,8 @@ class RunCallbacks:
         )
         spe = steps_per_epoch(train_set.num_examples, config.data.batch_size)
         self._progress = Progress(spe * config.schedule.epochs, spe, config.data.batch_size)
-        self._writer = tf.summary.create_file_writer(str(path / "tensorboard"))
+        self._tensorboard = tensorboard_folder(path)
+        self._writer = tf.summary.create_file_writer(str(self._tensorboard))
         scalars = TensorBoardScalars(self._writer)
         monitor = HealthMonitor(config.network.dim, self._progress.say)
         self.log = RunLog(path / "metrics.jsonl", [monitor, scalars, self._progress])
@@ -126,6 +128,7 @@ class RunCallbacks:
             else []
         )
         evaluations = (self._knn, self._milestones, self._densities, self._projector)
+        evaluations += (self._exported,)
         self.in_order = [
             self._progress,
             *clustering,
@@ -187,21 +190,26 @@ class RunCallbacks:
                 **for_knn,
                 **phase_ends,
             )
+        self._exported = ExportedNetwork(
+            embed_sample=lambda: self._embed_sample()[1], log=self.log, **phase_ends
+        )
         if runtime.is_chief(self._model.distribute_strategy):
             rows = sample_rows(self.train_set.num_examples, DENSITY_SAMPLE, seed)
             self._densities = DensityHistograms(self._writer, rows, **epochs)
-            folder = self.path / "tensorboard"
-            self._projector = Projector(folder, self.train_set, seed=seed, **phase_ends)
+            self._projector = Projector(self._tensorboard, self.train_set, seed=seed, **phase_ends)
 
     def _embed(self, source: Source) -> np.ndarray:
         return self._embedder(self._views(source))
 
-    def _describe_neighbors(self) -> dict[str, float | None]:
-        """The neighbours that a sample of the training images has now, found by centre crops."""
+    def _embed_sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """Some training images, by number, and the embeddings of their centre crops now."""
         train_set, seed = self.train_set, self.config.schedule.seed
         rows = sample_rows(train_set.num_examples, NEIGHBOR_SAMPLE, seed)
-        embeddings = self._embed(Subset(train_set, rows))
-        return neighbor_quality(self._model, rows, embeddings, train_set.labels)
+        return rows, self._embed(Subset(train_set, rows))
+
+    def _describe_neighbors(self) -> dict[str, float | None]:
+        """The neighbours that a sample of the training images has now, found by centre crops."""
+        return neighbor_quality(self._model, *self._embed_sample(), self.train_set.labels)
 
     def show_images(self) -> None:
         """Draws the sheet of augmented views and the projector's thumbnails; the chief alone does.

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from la_tf.callbacks.step_callback import StepCallback
 from la_tf.results.knn_metric import KNN_METRICS
 
+KNN_WORDS = f"kNN in the bank (K = {' / '.join(str(metric.k) for metric in KNN_METRICS)})"
 QUIET_SECONDS = 30  # between lines where there is no terminal, so that logs stay readable
 
 
@@ -54,6 +55,15 @@ class Progress(StepCallback):
         if self._bar is not None:
             self._bar.update(self.batch_size)
 
+    def on_train_end(self, logs=None):
+        """Says how the run ended, once the evaluations after its last step are done."""
+        if self.step < self.total_steps:
+            return
+        if self._bar is not None:
+            self._describe_bar()
+        else:
+            self._say_line()
+
     def __call__(self, record: dict[str, Any]) -> None:
         """Takes a record of either log."""
         kind = record["kind"]
@@ -68,20 +78,25 @@ class Progress(StepCallback):
             self._shown["k-means"] = f"{record['share']:.0%}"
         elif kind == "knn":
             shares = [f"{100 * record[metric.field]:.1f}" for metric in KNN_METRICS]
-            self._shown["kNN"] = f"{' / '.join(shares)} %"
+            self._shown[KNN_WORDS] = f"{' / '.join(shares)} % after epoch {record['epoch']}"
 
-    def _report(self):
+    def _report(self) -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str(
-                ", ".join(self._words(["epoch", "loss", "kNN", "wait", "k-means"]))
-            )
-        elif time.monotonic() - self._said_at >= QUIET_SECONDS or self.step == self.total_steps:
-            self._said_at = time.monotonic()
-            self.say(
-                f"step {self.step}/{self.total_steps}  "
-                + "  ".join(self._words(["epoch", "loss", "kNN", "images/s", "wait", "k-means"]))
-                + f"  left {self._time_left()}"
-            )
+            self._describe_bar()
+        elif self.step < self.total_steps and time.monotonic() - self._said_at >= QUIET_SECONDS:
+            self._say_line()
+
+    def _describe_bar(self) -> None:
+        words = self._words(["epoch", "loss", KNN_WORDS, "wait", "k-means"])
+        self._bar.set_postfix_str(", ".join(words))
+
+    def _say_line(self) -> None:
+        self._said_at = time.monotonic()
+        self.say(
+            f"step {self.step}/{self.total_steps}  "
+            + "  ".join(self._words(["epoch", "loss", KNN_WORDS, "images/s", "wait", "k-means"]))
+            + f"  left {self._time_left()}"
+        )
 
     def _words(self, names: list[str]) -> list[str]:
         return [f"{name} {self._shown[name]}" for name in names if name in self._shown]

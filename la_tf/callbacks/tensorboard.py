@@ -1,5 +1,6 @@
 """Mirrors a run's records to TensorBoard, and shows how the bank spreads."""
 
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,16 @@ import tensorflow as tf
 
 from la_tf.callbacks.step_callback import EvaluationCallback
 from la_tf.evaluation.bank_density import densities
+
+
+def tensorboard_folder(run_dir: pathlib.Path) -> pathlib.Path:
+    """Where a run writes for TensorBoard, which names a run by its folder: `tensorboard/<run>/`.
+
+    A run that was moved or renamed since goes on in the folder that it has.
+    """
+    folder = run_dir / "tensorboard"
+    own = sorted(path for path in folder.glob("*/") if path.is_dir())
+    return own[0] if own else folder / run_dir.resolve().name
 
 
 class TensorBoardScalars:

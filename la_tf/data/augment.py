@@ -16,7 +16,8 @@ quarter) of its resolution, which is still twice the view's. libjpeg does so by 
 frequencies of each block, where area interpolation averages pixels, and the edges of the crop move
 to the nearest pixel of that resolution, by at most a quarter of a pixel of the view. Such views of
 VOC 2007, at S from 24 to 80, differ from those decoded in full by 2.7 to 3.6 of 255 in the mean.
-Smaller crops, other formats and centre views are decoded in full.
+Smaller crops, other formats and centre views are decoded in full. Photographs are turned upright,
+see `orientation`.
 """
 
 import math
@@ -26,6 +27,14 @@ import tensorflow as tf
 from tensorflow_addons.image.distort_image_ops import adjust_hsv_in_yiq
 
 from la_tf.config import AugmentConfig
+from la_tf.data.orientation import (
+    UPRIGHT,
+    branch_of_one_node,
+    read_orientation,
+    stored_window,
+    turn,
+    upright_shape,
+)
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's pixels, RGB in [0, 1]
 DEVIATION = (0.229, 0.224, 0.225)
@@ -36,7 +45,7 @@ _DCT = "INTEGER_ACCURATE"
 _DECODING_RATIOS = (1, 2, 4)
 _MAX_ASPECT = 8  # of an image that is resized whole
 # Raise it when a centre view changes: what was embedded before is then embedded again.
-CENTER_VIEW_VERSION = 2
+CENTER_VIEW_VERSION = 3
 _SMALL = 64  # up to this size, a centre view shows the whole short side
 
 
@@ -56,7 +65,7 @@ def view_seed(seed: int, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes JPEG, PNG, GIF (its first frame) or BMP.
+    """Decodes JPEG, upright by its EXIF orientation, PNG, GIF (its first frame) or BMP.
 
     Args:
       encoded: scalar string.
@@ -67,12 +76,23 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     Raises:
       tf.errors.InvalidArgumentError: the bytes are no such image.
     """
-    image = tf.cond(
+    return turn(*_decode_as_stored(encoded))
+
+
+def _decode_as_stored(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The pixels of `decode`, and the orientation by which they are still to be turned."""
+    image, orientation = tf.cond(
         tf.io.is_jpeg(encoded),
-        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT),
-        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+        lambda: (
+            tf.io.decode_jpeg(encoded, channels=3, dct_method=_DCT),
+            read_orientation(encoded),
+        ),
+        lambda: (
+            tf.io.decode_image(encoded, channels=3, expand_animations=False),
+            tf.constant(UPRIGHT),
+        ),
     )
-    return tf.ensure_shape(image, [None, None, 3])
+    return tf.ensure_shape(image, [None, None, 3]), orientation
 
 
 def normalize(image: tf.Tensor) -> tf.Tensor:
@@ -176,7 +196,7 @@ def center_view(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
       tf.errors.InvalidArgumentError: the bytes are no image.
     """
     short = with_margin(image_size) if image_size > _SMALL else image_size
-    image = resize_short_side(decode(encoded), short)
+    image = decode_resized(encoded, short)
     top, left = tf.unstack((tf.shape(image)[:2] - image_size) // 2)
     return normalize(tf.image.crop_to_bounding_box(image, top, left, image_size, image_size))
 
@@ -184,6 +204,15 @@ def center_view(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
 def with_margin(image_size: int) -> int:
     """The short side of an image out of which crops of `image_size` are cut: 256 for 224."""
     return round(image_size * 256 / 224)
+
+
+def decode_resized(encoded: tf.Tensor, short: int) -> tf.Tensor:
+    """Decodes as `decode` does and resizes as `resize_short_side` does.
+
+    Pixels are turned upright when there are few of them.
+    """
+    image, orientation = _decode_as_stored(encoded)
+    return turn(resize_short_side(image, short), orientation)
 
 
 def resize_short_side(image: tf.Tensor, short: int) -> tf.Tensor:
@@ -206,31 +235,57 @@ def _random_crop(
 ) -> tf.Tensor:
     """Decodes a random part of an image: uint8 [height, width, 3]."""
 
-    def window(shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """(top, left, 0) and (height, width, -1) of the crop; the whole image if none fits."""
-        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-            shape,
-            tf.zeros([1, 0, 4]),
-            seed,
-            min_object_covered=0.0,
-            aspect_ratio_range=(1 / config.crop_aspect, config.crop_aspect),
-            area_range=(config.crop_area_min, 1.0),
-            max_attempts=100,
-            use_image_if_no_bounding_boxes=True,
-        )
-        return begin, size
-
     def from_jpeg() -> tf.Tensor:
-        begin, size = window(tf.io.extract_jpeg_shape(encoded))
-        return _decode_window(encoded, begin[:2], size[:2], image_size)
+        orientation, shape = read_orientation(encoded), tf.io.extract_jpeg_shape(encoded)
+
+        def as_stored() -> tf.Tensor:
+            begin, size = _random_window(shape, seed, config)
+            return _decode_window(encoded, begin[:2], size[:2], image_size)
+
+        def turned() -> tf.Tensor:
+            return _turned_crop(encoded, shape, orientation, seed, image_size, config)
+
+        return tf.cond(orientation == UPRIGHT, as_stored, turned)
 
     def from_other() -> tf.Tensor:
         image = decode(encoded)
-        begin, size = window(tf.shape(image))
-        return tf.slice(image, begin, size)
+        return tf.slice(image, *_random_window(tf.shape(image), seed, config))
 
     crop = tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
     return tf.ensure_shape(crop, [None, None, 3])
+
+
+@branch_of_one_node
+def _turned_crop(
+    encoded: tf.Tensor,
+    stored_shape: tf.Tensor,
+    orientation: tf.Tensor,
+    seed: tf.Tensor,
+    image_size: int,
+    config: AugmentConfig,
+) -> tf.Tensor:
+    """The crop of a JPEG that must be turned: the one that its upright pixels would have."""
+    shape = upright_shape(stored_shape, orientation)
+    begin, size = _random_window(shape, seed, config)
+    window = stored_window(begin[:2], size[:2], shape[:2], orientation)
+    return turn(_decode_window(encoded, *window, image_size), orientation)
+
+
+def _random_window(
+    shape: tf.Tensor, seed: tf.Tensor, config: AugmentConfig
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """(top, left, 0) and (height, width, -1) of a crop; the whole image if none fits."""
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        tf.zeros([1, 0, 4]),
+        seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=(1 / config.crop_aspect, config.crop_aspect),
+        area_range=(config.crop_area_min, 1.0),
+        max_attempts=100,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return begin, size
 
 
 def _decode_window(

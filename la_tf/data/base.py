@@ -23,7 +23,10 @@ class Source(abc.ABC):
       num_examples: N.
       labels: int32 [N] with values in [0, len(class_names)), or None without labels.
       class_names: one name a class, or None without labels.
+      not_read: a sentence on pictures beside these that cannot be read, or nothing.
     """
+
+    not_read = ""
 
     def __init__(
         self,
@@ -85,6 +88,7 @@ class Subset(Source):
             None if source.labels is None else source.labels[indices],
             source.class_names,
         )
+        self.not_read = source.not_read
         self._source = source
         self._indices = indices
         self._index_tensor = tf.constant(indices)
@@ -168,7 +172,9 @@ def split_holdout(source: Source, count: int, seed: int) -> tuple[Source, Source
             f"nothing on one side: choose 1 to {source.num_examples - 1}."
         )
     order = philox_order(source.num_examples, seed, stream=0, purpose=1)
-    return Subset(source, np.sort(order[count:])), Subset(source, np.sort(order[:count]))
+    stay, held_out = (Subset(source, np.sort(part)) for part in (order[count:], order[:count]))
+    held_out.not_read = ""  # to be said once
+    return stay, held_out
 
 
 def align_labels(source: Source, reference: Source) -> Source:

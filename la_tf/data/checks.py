@@ -120,7 +120,7 @@ def check_images(
 
 
 def keep_good_images(source: Source, config: DataConfig, say: Callable[[str], None]) -> Source:
-    """The source as `check_images` leaves it.
+    """The source as `check_images` leaves it; says what else is left out.
 
     Args:
       source: N examples.
@@ -130,6 +130,8 @@ def keep_good_images(source: Source, config: DataConfig, say: Callable[[str], No
     Raises:
       DataError: some images are bad and `skip_bad_images` is off, or all are.
     """
+    if source.not_read:
+        say(source.not_read)
     result = check_images(source, config.skip_bad_images, config.max_megapixels)
     if result.bad:
         say(str(result))

@@ -8,7 +8,7 @@ networks on ImageNet crop a random area of at least 20 % (`area_crop_view`).
 import tensorflow as tf
 
 from la_tf.config import AugmentConfig
-from la_tf.data.augment import augment_view, decode, normalize, resize_short_side, with_margin
+from la_tf.data.augment import augment_view, decode_resized, normalize, with_margin
 
 
 def margin_crop_view(
@@ -28,7 +28,7 @@ def margin_crop_view(
     Raises:
       tf.errors.InvalidArgumentError: the bytes are no image.
     """
-    image = resize_short_side(decode(encoded), with_margin(image_size))
+    image = decode_resized(encoded, with_margin(image_size))
     seeds = tf.random.split(seed_pair, 2)
     crop = tf.image.stateless_random_crop(image, [image_size, image_size, 3], seeds[0])
     if flip:
@@ -71,7 +71,7 @@ def ten_crop_views(encoded: tf.Tensor, image_size: int, flip: bool = True) -> tf
     Raises:
       tf.errors.InvalidArgumentError: the bytes are no image.
     """
-    image = normalize(resize_short_side(decode(encoded), with_margin(image_size)))
+    image = normalize(decode_resized(encoded, with_margin(image_size)))
     height, width = tf.unstack(tf.shape(image)[:2] - image_size)
     corners = [(height // 2, width // 2), (0, 0), (0, width), (height, 0), (height, width)]
     crops = tf.stack(

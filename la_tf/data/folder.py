@@ -10,6 +10,11 @@ from la_tf.data.base import ENDS_BYTES, DataError, Source
 from la_tf.files import open_regular
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")  # what TensorFlow decodes, in any case
+# Of pictures too, which it does not decode.
+_OTHER_PICTURES = (
+    *(".webp", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".tif", ".tiff"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw"),
+)
 
 
 class FolderSource(Source):
@@ -43,6 +48,7 @@ class FolderSource(Source):
             labels = np.array([number[name] for name in classes], np.int32)
             names = tuple(_text(name) for name in distinct)
         super().__init__(folder, len(paths), labels, names)
+        self.not_read = _not_read(folder, others)
         root = os.fsencode(folder)
         self._paths = [os.path.join(root, path) for path in paths]
         self._path_tensor = tf.constant(self._paths)
@@ -104,9 +110,21 @@ def _text(path: bytes) -> str:
     return path.decode("utf-8", errors="replace")
 
 
+def _not_read(folder: str, others: collections.Counter) -> str:
+    """A sentence on pictures that are left out; empty if there are none."""
+    found = [
+        f"{n} {extension}" for extension, n in others.most_common() if extension in _OTHER_PICTURES
+    ]
+    if not found:
+        return ""
+    return f"not read in {folder}: {', '.join(found)}; convert them to JPEG or PNG."
+
+
 def _nothing_found(folder: str, others: collections.Counter) -> str:
     found = ", ".join(f"{count} {extension}" for extension, count in others.most_common(5))
+    convert = set(others) & set(_OTHER_PICTURES)
+    remedy = "convert them to JPEG or PNG" if convert else "name the folder that holds them"
     return (
         f"{folder} holds no images ({' '.join(EXTENSIONS)} were looked for, "
-        f"{'there is: ' + found if found else 'it is empty'}): name the folder that holds them."
+        f"{'there is: ' + found if found else 'it is empty'}): {remedy}."
     )

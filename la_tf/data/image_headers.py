@@ -57,7 +57,12 @@ def count_pixels(encoded: bytes, max_megapixels: float) -> int:
         case _:
             pixels = _header_pixels(encoded)
     if not pixels:
-        raise PictureError("is no JPEG, PNG, GIF or BMP picture")
+        other = _other_format(encoded)
+        raise PictureError(
+            f"is a {other} picture, which TensorFlow does not decode: convert it to JPEG or PNG"
+            if other
+            else "is no JPEG, PNG, GIF or BMP picture"
+        )
     _require_few(pixels, max_megapixels)
     if scans > MAX_SCANS:
         raise PictureError(f"has {scans} scans, more than the {MAX_SCANS} allowed")
@@ -77,6 +82,15 @@ def has_few_pixels(head: bytes, max_megapixels: float) -> bool:
     pixels = _jpeg_pixels_and_scans(head)[0] if jpeg else _header_pixels(head)
     _require_few(pixels, max_megapixels)
     return pixels > 0
+
+
+def _other_format(head: bytes) -> str | None:
+    """What a picture is that some programs save under another name; None if nothing known."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[4:8] == b"ftyp":  # the container of phones, named after what it holds
+        return {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"avif": "AVIF"}.get(head[8:12])
+    return "TIFF" if head[:4] in (b"II*\0", b"MM\0*") else None
 
 
 def _header_pixels(head: bytes) -> int:

@@ -52,7 +52,11 @@ def model_card(run: TrainedRun, folder: pathlib.Path, onnx: str = "") -> str:
         warnings=run_facts.warnings(run, records),
         tables=tables,
         missing=missing,
-        configuration=[s for s in run_facts.configuration(run.config) if s.name != "run"],
+        configuration=[
+            section
+            for section in run_facts.configuration(run.config, run.num_examples)
+            if section.name != "run"
+        ],
         environments=_environments(run),
         exported=_exported(),
         weights=checksum(run.network),

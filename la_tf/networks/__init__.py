@@ -13,6 +13,7 @@ Images up to 64 pixels get a small-image variant, which is ours, for the paper t
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -60,6 +61,10 @@ NETWORKS = tuple(_VARIANTS)
 def _variant(name: str, image_size: int) -> _Variant:
     if name not in _VARIANTS:
         raise ValueError(f"unknown network '{name}': choose one of {', '.join(NETWORKS)}.")
+    if not isinstance(image_size, numbers.Integral):
+        raise ValueError(
+            f"image_size={image_size} must be a whole number: the side of square images, in pixels."
+        )
     usual, small = _VARIANTS[name]
     variant = small if image_size <= SMALL_IMAGE_SIZE else usual
     if image_size < variant.min_size:

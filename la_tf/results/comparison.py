@@ -144,7 +144,7 @@ def _run_lines(run_dir: str) -> list[tuple[Line, bool | None]]:
     # (line, step, transfer)
     found = [
         (
-            _evaluated(group),
+            _evaluated(group, _data_name(config)),
             group[0].step,
             None if {e.protocol for e in group} == {VOC07} else group[0].transfer,
         )
@@ -168,10 +168,20 @@ def _run_lines(run_dir: str) -> list[tuple[Line, bool | None]]:
     return [(line, transfer) for line, _, transfer in found]
 
 
-def _evaluated(group: list[Evaluation]) -> Line:
+def _data_name(config: Config) -> str:
+    return pathlib.Path(config.data.data.replace(":", "-")).name
+
+
+def _transferred(data: str, trained_on: str) -> str:
+    """What stands as the data of a network that was evaluated on other images than its own."""
+    return f"{data} (trained on {trained_on})"
+
+
+def _evaluated(group: list[Evaluation], trained_on: str) -> Line:
     """One line of all protocols on one data set, row and step."""
     first = group[0]
-    line = {"data": first.data, "objective": first.row, "epochs": round(first.epoch, 2)}
+    data = _transferred(first.data, trained_on) if first.transfer else first.data
+    line = {"data": data, "objective": first.row, "epochs": round(first.epoch, 2)}
     line |= percentages(group)
     for evaluation in group:
         if "gallery" in evaluation.settings:
@@ -184,7 +194,7 @@ def _logged(config: Config, log: list[Record], per_epoch: int) -> tuple[Line, in
     step = log[-1]["step"] if log else 0
     warm_start = warm_start_end(config, per_epoch, log)
     line = {
-        "data": pathlib.Path(config.data.data.replace(":", "-")).name,
+        "data": _data_name(config),
         "objective": phase_after(step, warm_start, config.method.method),
         "epochs": round(step / per_epoch, 2),
     }
@@ -229,7 +239,7 @@ def _paper_lines(tables: Iterable[tuple[str, bool]]) -> list[Line]:
             if not (accuracy := row.accuracy(transfer)):
                 continue
             line = {"run": "(paper)", "network": name, "objective": row.method, **accuracy}
-            line["data"] = "Places" if transfer else "ImageNet"
+            line["data"] = _transferred("Places", "ImageNet") if transfer else "ImageNet"
             if KNN.column in accuracy:
                 line["gallery"] = CROPS if transfer else BANK
             if row.method == LA:

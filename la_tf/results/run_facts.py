@@ -5,11 +5,12 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from la_tf.config import Config
+from la_tf.config import Config, ConfigError
 from la_tf.phases import DEEPCLUSTER, IR, LA, SUPERVISED, UNTRAINED
+from la_tf.resolve import resolve
 from la_tf.results.knn_metric import KNN, KNN1
 from la_tf.runs.description import read_starts
-from la_tf.runs.health import HealthMonitor
+from la_tf.runs.health import EXPORTED, HealthMonitor
 from la_tf.runs.log import Record, records_with
 from la_tf.runs.trained_run import TrainedRun
 
@@ -96,6 +97,8 @@ def warnings(run: TrainedRun, metrics: Sequence[Record]) -> list[str]:
     monitor = HealthMonitor(run.config.network.dim, said.append)
     for record in records_with(metrics, "train", "loss", "steps", "spread", "empty_close"):
         monitor(record)
+    for record in records_with(metrics, EXPORTED, "similarity")[-1:]:
+        monitor(record)
     return said
 
 
@@ -117,18 +120,37 @@ class ConfigSection(NamedTuple):
     options: list[Option]
 
 
-def configuration(config: Config) -> list[ConfigSection]:
-    """Every option by section."""
+def configuration(config: Config, num_examples: int) -> list[ConfigSection]:
+    """Every option by section.
+
+    Args:
+      config: resolved; what the library chose for it counts as its default.
+      num_examples: N, training images.
+    """
     sections = []
     for section in dataclasses.fields(config):
         options = []
         for field in dataclasses.fields(section.type):
             value = getattr(getattr(config, section.name), field.name)
             about = field.metadata["help"], field.metadata["section"]
-            options.append(Option(field.name, _plain(value), value != field.default, *about))
+            changed = value != field.default and not _chosen(
+                config, section.name, field, num_examples
+            )
+            options.append(Option(field.name, _plain(value), changed, *about))
         about = section.type.__doc__.splitlines()[0]
         sections.append(ConfigSection(section.name, about, options))
     return sections
+
+
+def _chosen(config: Config, section: str, field: dataclasses.Field, num_examples: int) -> bool:
+    """Whether an option has the value that the library chooses where none is given."""
+    if field.default is not None:
+        return False
+    options = dataclasses.replace(getattr(config, section), **{field.name: None})
+    try:
+        return resolve(dataclasses.replace(config, **{section: options}), num_examples) == config
+    except ConfigError:  # of a run that another version trained
+        return False
 
 
 def _plain(value: Any) -> str:

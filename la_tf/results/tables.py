@@ -67,7 +67,11 @@ def milestone_rows(
     names = {step: f"end of {phase_after(step, warm_start_steps, method)}" for step in ends}
     fields = [metric.field for metric in KNN_METRICS]
     found = [(r["name"], r) for r in records_with(records, "milestone", "name", *fields)]
-    gallery = "centre crops of the training images" if found else "the memory bank"
+    gallery = (
+        "centre crops of the training images (while training, against the memory bank)"
+        if found
+        else "the memory bank"
+    )
     found = found or [
         (names[r["step"]], r) for r in records_with(records, "knn", *fields) if r["step"] in names
     ]

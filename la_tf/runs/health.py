@@ -12,6 +12,10 @@ from la_tf.resolve import background_neighbours, clusters
 # this share without a close neighbour in their background mean that k or m do not fit the data.
 COLLAPSED_SPREAD = 0.1
 MANY_EMPTY_CLOSE = 0.5
+# Training makes this similarity about 0. Above it, pictures look alike to search and kNN.
+NEARLY_CONSTANT = 0.9
+
+EXPORTED = "exported"  # kind of the record on the network as an export has it
 
 
 class TrainingDiverged(UserError, RuntimeError):
@@ -81,6 +85,7 @@ class HealthMonitor:
         self._even_spread = 1.0 / math.sqrt(dim)
         self._say = say
         self._said: set[str] = set()
+        self._in_training = "not known"
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Takes any record of a run.
@@ -88,11 +93,21 @@ class HealthMonitor:
         Raises:
           TrainingDiverged: the loss is not finite.
         """
+        if record["kind"] == EXPORTED and record["similarity"] > NEARLY_CONSTANT:
+            self._warn(
+                f"constant at {record['step']}",  # that of the end is said in any case
+                f"step {record['step']}: the embeddings of the exported network are nearly "
+                f"constant: two training images have a similarity of {record['similarity']:.3f} in "
+                "the mean. In training, where each batch is normalised by itself, their spread is "
+                f"{self._in_training}. Search and kNN will hardly tell images apart. Train longer, "
+                "or, where only this spread is high, lower --bn_momentum.",
+            )
         if record["kind"] != "train":
             return
         if not math.isfinite(record["loss"]):
             raise diverged("the loss", record["step"] - record["steps"], record["step"])
         share = record["spread"] / self._even_spread
+        self._in_training = f"{share:.0%} of that of an even sphere"
         if share < COLLAPSED_SPREAD:
             self._warn(
                 "collapse",

@@ -214,6 +214,8 @@ def _collect(
     say: Callable[[str], None],
 ) -> tuple[tuple[PictureFile, ...], np.ndarray]:
     """Pictures and vectors in the order of the files; says which files were left out."""
+    if files.not_read:
+        say(printable(files.not_read))
     rows = [row for row in found if vectors[row] is not None]
     folder = printable(files.name)
     if not rows:
