@@ -48,6 +48,14 @@ def no_garbage():
     gc.collect()
 
 
+@pytest.fixture
+def hangup_is_heard():
+    """Programs that a test starts hear SIGHUP, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture(scope="session")
 def sample_data() -> pathlib.Path:
     """Folder of sample data; tests that need it are skipped where it does not exist."""

@@ -190,7 +190,6 @@ def callback_for(model, log, features) -> DeepClusterCallback:
     callback = DeepClusterCallback(
         ClusteringConfig(num_clusters=C, num_clusterings=1, cluster_input="center_crops"),
         pca_dim=2,
-        warm_start_steps=0,
         steps_per_epoch=5,
         seed=9,
         log=log,

@@ -24,6 +24,7 @@ LOADS = {
     "export": ([RUN, "--export_dir=nowhere"], "tensorflow"),
     "finetune_voc": (["--init=random", "--network=vgg16", "--voc_dir=nowhere"], "tensorflow"),
     "make_tfrecords": (["--data=digits", "--output_dir=nowhere"], "tensorflow"),
+    "reproduce": (["--data=digits"], "tensorflow"),
     "search": ([RUN, "--gallery=nowhere", "--query=nowhere"], "tensorflow"),
     "serve": (["--export_dir=nowhere"], "tensorflow"),
     "train": (["--data=digits"], "tensorflow"),
@@ -214,7 +215,7 @@ def test_failures_of_disks_and_of_tensorflow_are_sentences(
     assert process.communicate() == ("", f"error: {sentence}\n") and process.returncode == 1
 
 
-def test_signals_that_the_caller_ignores_are_left_alone():
+def test_signals_that_the_caller_ignores_are_left_alone(hangup_is_heard):
     everything = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     ignored = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
     code = "from la_tf.stop_signals import stop_signals; print([int(s) for s in stop_signals()])"

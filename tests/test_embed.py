@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from la_tf.config import DataConfig
-from la_tf.data.augment import center_view
+from la_tf.data.augment import CENTER_VIEW_VERSION, center_view
 from la_tf.data.base import DataError, Subset
 from la_tf.data.folder import FolderSource
 from la_tf.data.sources import open_source
@@ -226,7 +226,12 @@ def test_unfinished_work_of_another_model_or_data_stays_as_it_is(
     folder, source = unfinished
     with monkeypatch.context() as patch:
         patch.setattr(embedding_model, "CENTER_VIEW_VERSION", 99)
-        refused(run_model(run), source, folder, "another model .*center_view was 2, now 99")
+        refused(
+            run_model(run),
+            source,
+            folder,
+            f"another model .*center_view was {CENTER_VIEW_VERSION}, now 99",
+        )
     exported = export_model(str(trained_run / "export"))
     refused(exported, source, folder, "another model .*now SavedModel")
     refused(run_model(run), Subset(source, range(699)), folder, "examples was 700, now 699")
@@ -344,7 +349,7 @@ def test_the_tool_writes_the_same_and_says_where(run_tool, trained_run, output, 
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--output_dir=OUT"], "one of --trained_run and --export_dir"),
+        (["--output_dir=OUT"], "one of --run_dir and --export_dir"),
         (["--run_dir=A", "--export_dir=B", "--output_dir=OUT"], "one of --run_dir"),
         (["--export_dir=B", "--output_dir=OUT"], "--export_dir needs --data"),
         (["--run_dir=A"], "give --output_dir"),

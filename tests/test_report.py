@@ -165,7 +165,7 @@ def test_summary_and_table_are_those_of_the_logs(page, labelled):
 
 def test_every_figure_is_in_the_page_and_a_file(page, labelled):
     files = sorted(file.name for file in (labelled / "figures").iterdir())
-    curves = "clusters close data-wait inertia knn learning-rate loss spread throughput"
+    curves = "clusters close data-wait inertia knn learning-rate loss neighbors spread throughput"
     drawings = [f"curves-{name}.svg" for name in curves.split()]
     drawings += ["density-background.svg", "density-local.svg", "mds-high.svg", "mds-low.svg"]
     assert {*drawings, "neighbours.png"} <= set(files)

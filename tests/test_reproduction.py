@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from la_tf.options import sections_and_options
 from la_tf.reproduction.outcome import outcome, write_results
@@ -124,6 +125,16 @@ def test_planned_commands_run_and_fill_the_table(tmp_path, run_tool):
         assert job.is_done()
     frame = outcome(table, plan).frame
     assert frame.loc["IR", "K = 1"] != "-" != frame.loc["LA", "purity of C"]
+
+    found = outcome(dataclasses.replace(table, densities=True), plan).values["LA"]
+    reader = tf.train.load_checkpoint(str(plan.run_dir(table.rows[1], 4) / "checkpoints"))
+    bank = reader.get_tensor("model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE")
+    # Each row is its own nearest; a quarter of the 499 others end the background, see Figure 2.
+    ranked = -np.sort(-(bank @ bank.T), axis=1)[:, 1:]
+    (near, (local,)), (far, (background,)) = found.items()
+    assert (near, far) == ("cosine x 100 of the 29 nearest", "of the neighbours 30 to 124")
+    assert local == pytest.approx(100 * ranked[:, :29].mean(), abs=0.01)
+    assert background == pytest.approx(100 * ranked[:, 29:124].mean(), abs=0.01)
 
 
 def test_tool_prints_the_commands_that_are_left(tmp_path, run_tool):

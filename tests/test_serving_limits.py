@@ -210,7 +210,7 @@ def test_bodies_that_are_being_read_take_of_the_queue(lock, export, expected):
         np.testing.assert_allclose(found[1]["predictions"], expected[:1], atol=1e-5)
 
 
-def test_a_model_that_is_stuck_does_not_keep_the_server_from_ending(lock, export):
+def test_a_model_that_is_stuck_does_not_keep_the_server_from_ending(lock, export, hangup_is_heard):
     with serving_held("model", lock, export, seconds=1) as (process, address):
         client = Client(address)
         client.connection.request("POST", PREDICT, rows_of(GOOD[0]))

@@ -293,7 +293,9 @@ def test_points_are_written_at_the_ends_of_both_phases_and_at_no_other(tmp_path,
     options = {"seed": 0, "steps_per_epoch": 4, "last_epoch": 9}
     points = Projector(tmp_path, digits, **options)
     bank = types.SimpleNamespace(vectors=tf.Variable(unit_rows(digits.num_examples, 3)))
-    points.set_model(types.SimpleNamespace(bank=bank, warm_start_steps=8))
+    points.set_model(
+        types.SimpleNamespace(bank=bank, warm_start_steps=8, method="local_aggregation")
+    )
     written = {}
     for epoch in range(9):
         points.step = 4 * (epoch + 1)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from la_tf.data.base import sample_rows
+from la_tf.evaluation.bank_density import densities
 from la_tf.files import replace_file, write_json
 from la_tf.phases import UNTRAINED
 from la_tf.reproduction.plan import Job, Plan, is_finished
@@ -17,7 +19,9 @@ from la_tf.results.knn_metric import KNN_METRICS
 from la_tf.runs.description import CONFIG_FILE, Description, read_starts
 from la_tf.runs.directory import read_file
 from la_tf.runs.log import Record, read_log, records_with
+from la_tf.runs.trained_run import open_run
 
+DENSITY_ROWS = 5000
 PURITY = {"close_purity": "purity of C", "background_purity": "of B"}
 
 
@@ -73,6 +77,8 @@ def _of_run(table: PaperTable, row: Row, path: pathlib.Path) -> dict[str, float]
     """Column -> percent, of a run that is finished; else nothing."""
     if not is_finished(path):
         return {}
+    if table.densities:
+        return _densities(path)
     return _evaluated(row, path) if table.readouts else _logged(path)
 
 
@@ -86,6 +92,18 @@ def _evaluated(row: Row, path: pathlib.Path) -> dict[str, float]:
     ]
     accuracy = {column: 100 * share for e in found for column, share in e.accuracy.items()}
     return {column: accuracy[column] for column in COLUMNS if column in accuracy}
+
+
+def _densities(path: pathlib.Path) -> dict[str, float]:
+    """Means of Figure 2 over a sample of the memory bank, as cosines times 100."""
+    run = open_run(str(path))
+    rows = sample_rows(run.num_examples, DENSITY_ROWS, run.config.schedule.seed)
+    found = densities(run.bank, rows)
+    first, last = found.background_ranks
+    return {
+        f"cosine x 100 of the {found.local_count} nearest": 100 * float(found.local.mean()),
+        f"of the neighbours {first} to {last}": 100 * float(found.background.mean()),
+    }
 
 
 def _logged(path: pathlib.Path) -> dict[str, float]:

@@ -42,6 +42,7 @@ class PaperTable:
       claim: what the paper concludes from it.
       rows: in the paper's order.
       readouts: whether its columns include readouts of all layers, as Table 1 does.
+      densities: whether they are those of Figure 2.
     """
 
     key: str
@@ -49,6 +50,7 @@ class PaperTable:
     claim: str
     rows: tuple[Row, ...]
     readouts: bool = False
+    densities: bool = False
 
 
 def paper_tables(scale: Scale) -> dict[str, PaperTable]:
@@ -132,6 +134,7 @@ def paper_tables(scale: Scale) -> dict[str, PaperTable]:
             "Densities",
             "The local density of LA lies far above that of IR, the background density does not.",
             (Row("IR", ir_alone), Row("LA", h_m(10, 30))),
+            densities=True,
         ),
     )
     return {table.key: table for table in tables}
