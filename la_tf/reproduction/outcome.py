@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from la_tf.data.base import sample_rows
-from la_tf.evaluation.bank_density import densities
+from la_tf.analysis.density import bank_density
 from la_tf.files import replace_file, write_json
 from la_tf.phases import UNTRAINED
 from la_tf.reproduction.plan import Job, Plan, is_finished
@@ -21,7 +20,6 @@ from la_tf.runs.directory import read_file
 from la_tf.runs.log import Record, read_log, records_with
 from la_tf.runs.trained_run import open_run
 
-DENSITY_ROWS = 5000
 PURITY = {"close_purity": "purity of C", "background_purity": "of B"}
 
 
@@ -97,8 +95,7 @@ def _evaluated(row: Row, path: pathlib.Path) -> dict[str, float]:
 def _densities(path: pathlib.Path) -> dict[str, float]:
     """Means of Figure 2 over a sample of the memory bank, as cosines times 100."""
     run = open_run(str(path))
-    rows = sample_rows(run.num_examples, DENSITY_ROWS, run.config.schedule.seed)
-    found = densities(run.bank, rows)
+    found = bank_density(path.name, run.bank, run.config.schedule.seed).found
     first, last = found.background_ranks
     return {
         f"cosine x 100 of the {found.local_count} nearest": 100 * float(found.local.mean()),
@@ -111,7 +108,7 @@ def _logged(path: pathlib.Path) -> dict[str, float]:
     records = read_log(path / "metrics.jsonl")
     knn = records_with(records, "knn", *(metric.field for metric in KNN_METRICS))[-1:]
     cells = {m.words: 100 * last[m.field] for last in knn for m in reversed(KNN_METRICS)}
-    neighbors = [record for record in records if record["kind"] == "neighbors"]
+    neighbors = records_with(records, "neighbors")
     for field, column in PURITY.items():
         if neighbors and neighbors[-1].get(field) is not None:
             cells[column] = 100 * neighbors[-1][field]
