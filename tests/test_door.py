@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import la_tf
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROJECT = ROOT / "pyproject.toml"
 OFFERED = {
     *("Config", "Embedder", "LocalAggregation", "knn_accuracy", "network_from_weights"),
     *("networks", "open_run", "recipe", "train"),
@@ -48,6 +50,13 @@ def test_it_offers_what_it_lists():
     assert la_tf.networks.build_network
     with pytest.raises(AttributeError, match="'la_tf' has no attribute 'trains'"):
         _ = la_tf.trains
+
+
+def test_the_library_needs_what_the_requirements_pin():
+    pinned = (ROOT / "requirements.txt").read_text().split("# To work on the project.")[0]
+    (listed,) = re.findall(r"^dependencies = \[\n(.*?)^\]", PROJECT.read_text(), re.M | re.S)
+    needed = re.findall(r'^  "([\w-]+)', listed, re.MULTILINE)
+    assert set(needed) == set(re.findall(r"^([\w-]+)==", pinned, re.MULTILINE))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""README says what is there: commands, flags, files, links and Python."""
+"""The pages say what is there: commands, flags, files, links and Python."""
 
 import dataclasses
 import pathlib
@@ -9,7 +9,9 @@ import pytest
 from la_tf.config import Config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", "RESULTS.md")
+PAGES = sorted(
+    str(page.relative_to(ROOT)) for pattern in ("*.md", "*/*.md") for page in ROOT.glob(pattern)
+)
 OPTIONS = {f.name for s in dataclasses.fields(Config) for f in dataclasses.fields(s.type)}
 # Flags of programs that are not ours.
 FOREIGN = {"help", "flagfile", "logdir"}
@@ -38,16 +40,15 @@ def test_every_make_target_exists(page):
     assert used and set(used) <= targets
 
 
-@pytest.mark.parametrize("page", ["README.md", "RESULTS.md"])
-def test_every_command_names_a_tool_and_flags_that_exist(page):
-    checked = 0
-    for command in commands(page):
+def test_every_command_names_a_tool_and_flags_that_exist():
+    shown = set()
+    for command in (command for page in PAGES for command in commands(page)):
         for tool in re.findall(r"tools/(\w+)\.py", command):
             assert (ROOT / "tools" / f"{tool}.py").exists(), command
-            used = set(re.findall(r"--(\w+)", command))
-            assert used <= flags_of(tool), command
-            checked += len(used)
-    assert checked > 2
+            assert set(re.findall(r"--(\w+)", command)) <= flags_of(tool), command
+            shown.add(tool)
+    tools = (ROOT / "tools").glob("*.py")
+    assert shown == {tool.stem for tool in tools if "__main__" in tool.read_text()}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -62,16 +63,28 @@ def test_every_flag_in_the_text_exists(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_in_the_text_exists(page):
     text = (ROOT / page).read_text()
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
     paths = re.findall(r"`((?:la_tf|tests|configs|tools)/[\w./]*)`", text)
     flagfiles = re.findall(r"configs/\w+\.flags", text)
-    assert links or paths
-    for name in (*links, *paths, *flagfiles):
-        assert (ROOT / name).exists(), name
+    folder = (ROOT / page).parent
+    for file in (*(folder / link for link in links), *(ROOT / name for name in paths + flagfiles)):
+        assert file.exists(), file
 
 
-def test_every_recipe_is_in_the_ladder():
-    text = (ROOT / "README.md").read_text()
+def test_every_page_can_be_reached_from_the_readme():
+    reached, ahead = set(), {ROOT / "README.md"}
+    while ahead:
+        page = ahead.pop()
+        reached.add(page)
+        linked = re.findall(r"\]\(([^)#:]+\.md)", page.read_text())
+        ahead |= {(page.parent / link).resolve() for link in linked} - reached
+    assert {ROOT / page for page in PAGES} == reached
+
+
+def test_every_recipe_is_on_a_page():
+    text = "".join(
+        (ROOT / page).read_text() for page in ("docs/hardware.md", "detection/README.md")
+    )
     for recipe in (ROOT / "configs").glob("*.flags"):
         assert f"configs/{recipe.name}" in text
 
@@ -105,9 +118,7 @@ def test_training_and_evaluation_call_every_function_in_the_equation_table(
 
 
 def test_the_tree_names_every_file_of_the_library_and_every_folder():
-    (tree,) = re.findall(
-        r"## Where things are\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.S
-    )
+    (tree,) = re.findall(r"```\n(.*?)```", (ROOT / "docs/code.md").read_text(), re.S)
     # An entry is a line at the left, or two from the left, with the further ones below it.
     entries = re.findall(r"^(?:  )?\w.*\n(?: {3,}.*\n)*", tree, re.M)
     folders = {e.split("/")[0].strip(): e for e in entries if re.match(r" *\w+/", e)}
@@ -123,9 +134,9 @@ def test_the_tree_names_every_file_of_the_library_and_every_folder():
 
 
 @pytest.mark.slow
-def test_the_python_in_the_readme_runs(tmp_path, program_server):
+def test_the_python_on_the_pages_runs(tmp_path, program_server):
     """In one folder, the training first: its export then stands for that of the digits."""
-    use, train = blocks("README.md", "python")
+    (use,), (train,) = blocks("docs/export.md", "python"), blocks("docs/python.md", "python")
     script = tmp_path / "readme.py"
     script.write_text(train + "\nimport os\nos.rename('runs/python', 'runs/digits')\n" + use)
     process = program_server.start(script, cwd=tmp_path)
