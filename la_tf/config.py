@@ -264,11 +264,24 @@ class OptimizerConfig:
 class ScheduleConfig:
     """How long each objective is trained, and from which seed."""
 
-    epochs: int = _option(
-        200, "Epochs in total, instance recognition included.", "section 4.1", within=(1, 10**6)
+    epochs: int | None = _option(
+        None,
+        "Epochs in total, instance recognition included; default 200, or as --views says.",
+        "section 4.1",
+        within=(1, 10**6),
     )
-    ir_epochs: int = _option(
-        10, "Epochs of instance recognition as warm start.", "section 4.1", within=(0, 10**6)
+    views: int | None = _option(
+        None,
+        "Instead of --epochs: how many views the network is to see in all, of each image 400 at "
+        "most. Of the epochs that makes, 60 % are instance recognition and the learning rate falls "
+        "after 85 %, unless --ir_epochs and --drop_epochs say otherwise.",
+        within=(1, 10**12),
+    )
+    ir_epochs: int | None = _option(
+        None,
+        "Epochs of instance recognition as warm start; default 10, or as --views says.",
+        "section 4.1",
+        within=(0, 10**6),
     )
     ir_until_plateau: bool = _option(
         False,

@@ -12,6 +12,8 @@ DEEPCLUSTER_NUM_CLUSTERS = 10_000  # m of Caron et al. 2018 on ImageNet
 DEEPCLUSTER_FEATURES = 4096  # below its layer on top, of fc7
 OFFICIAL_BN_MOMENTUM = 0.997  # 1/(1 - 0.997) = 333 steps are averaged
 INITIAL_STATISTICS_LEFT = 0.01  # see `default_bn_momentum`
+PAPER_EPOCHS, PAPER_IR_EPOCHS = 200, 10  # section 4.1
+MOST_EPOCHS = 400  # of `epochs_of_views`
 
 
 def default_num_clusters(num_examples: int) -> int:
@@ -54,6 +56,14 @@ def default_bn_momentum(steps: int) -> float:
     after_a_tenth = INITIAL_STATISTICS_LEFT ** (10 / steps)
     at_the_end = INITIAL_STATISTICS_LEFT ** (1 / steps)
     return round(min(OFFICIAL_BN_MOMENTUM, max(after_a_tenth, min(0.9, at_the_end))), 4)
+
+
+def epochs_of_views(views: int, num_examples: int) -> int:
+    """Epochs in which N images are seen as often as `views`, 1 to `MOST_EPOCHS`.
+
+    Few images would be seen thousands of times, and instance recognition knows them by heart then.
+    """
+    return max(1, min(MOST_EPOCHS, round(views / num_examples)))
 
 
 def background_neighbours(k: int | None, num_examples: int) -> int:
@@ -113,7 +123,7 @@ def resolve(config: Config, num_examples: int) -> Config:
       ConfigError: the recipe cannot be trained on N images.
     """
     check_bounds(config)
-    config = _without_unused(config)
+    config = _without_unused(_scheduled(config, num_examples))
     if num_examples < config.data.batch_size:
         raise ConfigError(
             f"{num_examples} training images are fewer than one batch of "
@@ -138,6 +148,27 @@ def resolve(config: Config, num_examples: int) -> Config:
         objective=dataclasses.replace(config.objective, k=k),
         clustering=dataclasses.replace(config.clustering, num_clusters=m, close_k=close_k),
     )
+
+
+def _scheduled(config: Config, num_examples: int) -> Config:
+    """The lengths of both phases, and with `views` when the learning rate falls."""
+    schedule, optimizer = config.schedule, config.optimizer
+    epochs, ir_epochs = schedule.epochs, schedule.ir_epochs
+    if epochs is None and schedule.views is not None:
+        epochs = epochs_of_views(schedule.views, num_examples)
+        if ir_epochs is None:
+            ir_epochs = round(0.6 * epochs)
+        drop = round(0.85 * epochs)
+        if not (optimizer.drop_epochs or optimizer.plateau_patience) and drop < epochs:
+            optimizer = dataclasses.replace(optimizer, drop_epochs=(drop,))
+    schedule = dataclasses.replace(
+        schedule,
+        epochs=PAPER_EPOCHS if epochs is None else epochs,
+        ir_epochs=PAPER_IR_EPOCHS if ir_epochs is None else ir_epochs,
+    )
+    config = dataclasses.replace(config, schedule=schedule, optimizer=optimizer)
+    check_bounds(config)
+    return config
 
 
 def _without_unused(config: Config) -> Config:
@@ -194,8 +225,6 @@ def check_bounds(config: Config) -> None:
     method = config.method.method
     if method != "local_aggregation" and config.run.warm_start:
         raise ConfigError(f"--warm_start excludes --method={method}, which has no warm start.")
-    if method == "local_aggregation" and config.schedule.ir_epochs > config.schedule.epochs:
-        raise ConfigError(
-            f"--ir_epochs={config.schedule.ir_epochs} must not exceed "
-            f"--epochs={config.schedule.epochs}."
-        )
+    epochs, ir_epochs = config.schedule.epochs, config.schedule.ir_epochs
+    if method == "local_aggregation" and None not in (epochs, ir_epochs) and ir_epochs > epochs:
+        raise ConfigError(f"--ir_epochs={ir_epochs} must not exceed --epochs={epochs}.")

@@ -67,6 +67,29 @@ def test_batch_norm_forgets_its_initial_statistics_in_runs_of_any_length(size, s
     assert given.bn_momentum == 0.25
 
 
+@pytest.mark.parametrize(
+    "size,given,schedule",
+    [
+        (50_000, {}, (20, 12, (17,))),
+        (500, {}, (400, 240, (340,))),  # not 2000 times the same images
+        (10**7, {}, (1, 1, ())),  # one, of instance recognition
+        (50_000, {"ir_epochs": 3, "drop_epochs": (9, 18)}, (20, 3, (9, 18))),
+        (50_000, {"plateau_patience": 2}, (20, 12, ())),
+        (50_000, {"epochs": 30}, (30, 10, ())),  # given epochs are what is trained
+    ],
+)
+def test_views_are_shared_out_over_the_images(size, given, schedule):
+    found = resolve(with_options(views=10**6, **given), size)
+    epochs = (found.schedule.epochs, found.schedule.ir_epochs)
+    assert (*epochs, found.optimizer.drop_epochs) == schedule
+
+
+def test_without_epochs_or_views_it_is_the_paper_s_length():
+    found = resolve(with_options(), 1000)
+    assert (found.schedule.epochs, found.schedule.ir_epochs) == (200, 10)
+    assert found.optimizer.drop_epochs == ()
+
+
 def test_a_warm_start_is_the_same_whatever_is_trained_after_it():
     long = resolve(with_options(epochs=50, ir_epochs=3), 1000)
     short = resolve(with_options(epochs=3, ir_epochs=3), 1000)

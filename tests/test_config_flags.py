@@ -23,7 +23,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECIPES = sorted(set((ROOT / "configs").glob("*.flags")) - set((ROOT / "configs").glob("voc07_*")))
 PAPER_RECIPES = ("alexnet", "vgg16", "resnet18", "resnet50")
 OPTIONS = {f.name: f for s in dataclasses.fields(Config) for f in dataclasses.fields(s.type)}
-TRAINING_IMAGES = {"digits": 1437, "cifar10": 50_000, "imagenette": 9469}  # else ImageNet's
+TRAINING_IMAGES = {"digits": 1437, "cifar10": 50_000, "imagenette": 9469, "photos": 5000}
+# else ImageNet's
 # tensorflow = None: whoever imports it gets an ImportError.
 BEGINNING = """
 import json, sys

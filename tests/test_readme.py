@@ -10,7 +10,9 @@ from la_tf.config import Config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = sorted(
-    str(page.relative_to(ROOT)) for pattern in ("*.md", "*/*.md") for page in ROOT.glob(pattern)
+    str(page.relative_to(ROOT))
+    for pattern in ("*.md", "docs/*.md", "detection/*.md")
+    for page in ROOT.glob(pattern)
 )
 OPTIONS = {f.name for s in dataclasses.fields(Config) for f in dataclasses.fields(s.type)}
 # Flags of programs that are not ours.

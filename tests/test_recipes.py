@@ -63,7 +63,7 @@ def test_a_recipe_by_its_name_is_the_file_in_configs():
         ({"zzzzzz": 3}, "there is no option 'zzzzzz'."),
         ({"epochs": 1.0}, "--epochs=1.0 must be a whole number from 1 to 1000000."),
         ({"epochs": True}, "--epochs=True must be a whole number"),
-        ({"epochs": None}, "--epochs=None must be a whole number"),
+        ({"seed": None}, "--seed=None must be a whole number"),
         ({"tau": False}, "--tau=False must be a number from 0.001 to 1000."),
         ({"flip": 2}, "--flip=2 must be true or false."),
         ({"network": "alexnet2"}, "--network=alexnet2 must be one of alexnet, vgg16"),
