@@ -172,6 +172,13 @@ class _Run:
                 "this machine has a GPU that TensorFlow does not see: install "
                 "requirements-gpu.txt to use it."
             )
+        elif not config.numerics.mixed_precision and processor.multiplies_bfloat16(
+            self.directory.environments[-1]
+        ):
+            self.say(
+                "this processor multiplies bfloat16: --mixed_precision trains about 1.5 times as "
+                "fast, as well as float32 where it was compared."
+            )
         if not self.callbacks.evaluates:
             self.say("no labelled held-out images: training goes without kNN evaluation.")
         elif note := clipped(count):

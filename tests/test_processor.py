@@ -37,6 +37,20 @@ def test_what_changes_rounding_is_named(change, said):
     assert processor.differences(HERE, HERE | change) == said
 
 
+@pytest.mark.parametrize(
+    ("change", "able"),
+    [
+        ({}, False),
+        ({"cpu_instructions": ["avx512f", "avx512_bf16"]}, True),
+        ({"cpu_instructions": ["amx_tile", "amx_bf16"]}, True),
+        ({"cpu_instructions": ["amx_bf16"], "cpu_settings": ["ONEDNN_MAX_CPU_ISA=AVX2"]}, False),
+        ({"cpu_instructions": ["amx_bf16"], "gpus": ["Some GPU"]}, False),
+    ],
+)
+def test_bfloat16_is_advised_where_the_processor_that_trains_multiplies_it(change, able):
+    assert processor.multiplies_bfloat16(HERE | change) == able
+
+
 def test_what_an_older_record_did_not_hold_is_not_compared():
     assert processor.differences({}, HERE) == []
     old = {"cpu": "Intel Xeon", "cpu_cores": 2}

@@ -47,6 +47,13 @@ def describe() -> dict[str, Any]:
     }
 
 
+def multiplies_bfloat16(environment: dict[str, Any]) -> bool:
+    """Whether a run in this environment trains on a processor with products of bfloat16."""
+    limited = any(s.startswith("ONEDNN_MAX_CPU_ISA=") for s in environment["cpu_settings"])
+    able = {"avx512_bf16", "amx_bf16"} & {*environment["cpu_instructions"]}
+    return bool(able) and not limited and not environment["gpus"]
+
+
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """In words, what of two environments makes the same code round in another way.
 
