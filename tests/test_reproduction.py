@@ -10,7 +10,7 @@ import tensorflow as tf
 from la_tf.options import sections_and_options
 from la_tf.reproduction.outcome import outcome, write_results
 from la_tf.reproduction.plan import Plan, is_finished
-from la_tf.reproduction.scales import IMAGENET, LAPTOP
+from la_tf.reproduction.scales import DIGITS, IMAGENET, LAPTOP
 from la_tf.reproduction.tables import PaperTable, Row, paper_tables
 from la_tf.results.evaluations import Evaluation, write_evaluation
 
@@ -25,7 +25,7 @@ TINY = dataclasses.replace(
 )
 
 
-@pytest.mark.parametrize("scale", [LAPTOP, IMAGENET], ids=lambda scale: scale.name)
+@pytest.mark.parametrize("scale", [DIGITS, LAPTOP, IMAGENET], ids=lambda scale: scale.name)
 def test_rows_are_options_that_exist(scale):
     known = sections_and_options()
     for table in paper_tables(scale).values():

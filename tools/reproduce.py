@@ -26,10 +26,12 @@ _TABLE = flags.DEFINE_list("table", ["5"], f"{', '.join(TABLES)}, or several wit
 _SCALE = flags.DEFINE_enum(
     "scale",
     "laptop",
-    ["laptop", "imagenet"],
-    "10,000 images and a small network, or the paper's own recipe.",
+    ["digits", "laptop", "imagenet"],
+    "1,437 digits, or 10,000 images, and a small network; or the paper's own recipe.",
 )
-_DATA = flags.DEFINE_string("data", None, "Images as tools/train.py takes them.", required=True)
+_DATA = flags.DEFINE_string(
+    "data", None, "Images as tools/train.py takes them; digits have their own."
+)
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where runs and tables go; default runs/reproduce-SCALE."
 )
@@ -59,8 +61,11 @@ def _reproduce(seeds: list[int]) -> None:
     from la_tf.reproduction.tables import paper_tables
 
     scale = SCALES[_SCALE.value]
+    data = _DATA.value or scale.data
+    if data is None:
+        command_line.fail(f"--scale={scale.name} needs --data.")
     folder = pathlib.Path(_OUTPUT_DIR.value or f"runs/reproduce-{scale.name}")
-    plan = Plan(scale, folder, _DATA.value, seeds or scale.seeds)
+    plan = Plan(scale, folder, data, seeds or scale.seeds)
     tables = [paper_tables(scale)[key] for key in dict.fromkeys(_TABLE.value)]
     left = [job for job in plan.jobs(tables) if not job.is_done()]
     seconds = epochs = 0.0
