@@ -28,7 +28,8 @@ from la_tf.networks import top_features
 from la_tf.results.knn_metric import record_fields
 from la_tf.runs import runtime
 from la_tf.runs.health import HealthMonitor
-from la_tf.runs.log import RunLog
+from la_tf.runs.log import RunLog, parse_record
+from la_tf.runs.warm_start import warm_start_end
 from la_tf.schedules import Plateau
 
 DENSITY_SAMPLE = 1000
@@ -128,13 +129,13 @@ class RunCallbacks:
             else []
         )
         evaluations = (self._knn, self._milestones, self._densities, self._projector)
-        evaluations += (self._exported,)
+        self._evaluations = [c for c in (*evaluations, self._exported) if c]
         self.in_order = [
             self._progress,
             *clustering,
             train_log,
             *warm_start_end,
-            *(callback for callback in evaluations if callback),
+            *self._evaluations,
             self.checkpointing,
         ]
 
@@ -229,6 +230,35 @@ class RunCallbacks:
             writer=self._writer,
             path=self.path / "figures" / "augmented_views.png",
         )
+
+    def take_over(self, checkpoint: pathlib.Path, whole: bool) -> int:
+        """Starts from a checkpoint of another run, see `Checkpointing.take_over`, with its log.
+
+        What that run evaluated only because it ended there is left out.
+
+        Returns:
+          The step it was saved at.
+
+        Raises:
+          RunError: it cannot be taken over.
+        """
+        lines = self.checkpointing.take_over(checkpoint, whole)
+        step = int(self._model.optimizer.iterations.numpy())
+        parsed = [(line, parse_record(line)) for line in lines]
+        records = [record for _, record in parsed if record is not None]
+        warm_start = warm_start_end(self.config, self.checkpointing.steps_per_epoch, records)
+        undue = {
+            kind
+            for callback in self._evaluations
+            for kind in callback.kinds
+            if not callback.is_due(step, warm_start)
+        }
+        self.log.begin_with(
+            line
+            for line, record in parsed
+            if record is None or record["step"] < step or record["kind"] not in undue
+        )
+        return step
 
     def before_training(self) -> None:
         """Evaluates the untrained network, so that what cannot work fails before the training."""

@@ -142,40 +142,43 @@ class Checkpointing(StepCallback):
         self._saved_step = int(self._trained_model.optimizer.iterations.numpy())
         return self._saved_step
 
-    def take_over(self, checkpoint: pathlib.Path) -> int:
-        """Starts from the end of the warm start of another run, and with its log up to there.
-
-        Labels are not taken over, since there are none before the first clustering, nor is the
-        learning rate, which is a schedule's or the initial one.
+    def take_over(self, checkpoint: pathlib.Path, whole: bool) -> list[str]:
+        """Starts from where another run was at the end of an epoch; the log stays as it is.
 
         Args:
-          checkpoint: of that run, in its folder of checkpoints.
+          checkpoint: of that run, without the endings of its files.
+          whole: take over all that there is. Else it is within the warm start: without labels,
+            since there are none before the first clustering, and without the learning rate, which
+            is a schedule's or the initial one.
 
         Returns:
-          The step it was saved at.
+          The lines of that run's log up to there.
 
         Raises:
-          RunError: it cannot be read, or is not of this network, these images or this optimizer.
+          RunError: it cannot be read, or is not of this model, these images or this optimizer.
         """
-        model, log_bytes = self._trained_model, tf.Variable(0, dtype=tf.int64)
-        parts = {"network": model.network, "bank": model.bank}
+        model, restored = self._trained_model, self._checkpoint
+        if not whole:
+            optimizer = tf.train.Checkpoint(
+                _iterations=model.optimizer.iterations, momentums=model.optimizer.momentums
+            )
+            restored = tf.train.Checkpoint(
+                model=tf.train.Checkpoint(
+                    network=model.network, bank=model.bank, optimizer=optimizer
+                ),
+                log_bytes=self._log_bytes,
+            )
         try:
-            for optimizer in (
-                tf.train.Checkpoint(_iterations=model.optimizer.iterations),
-                model.optimizer,
-            ):
-                restored = tf.train.Checkpoint(
-                    model=tf.train.Checkpoint(optimizer=optimizer, **parts), log_bytes=log_bytes
-                )
-                status = restored.restore(str(checkpoint)).expect_partial()
-                if optimizer is not model.optimizer:
-                    status.assert_existing_objects_matched()
-            self.log.begin_with(checkpoint.parents[1] / self.log.path.name, int(log_bytes.numpy()))
+            # The learning rate may be left over, where a schedule follows it.
+            status = restored.restore(str(checkpoint)).expect_partial()
+            status.assert_existing_objects_matched()
+            log = (checkpoint.parents[1] / self.log.path.name).read_bytes()
+            log = log[: int(self._log_bytes.numpy())].decode(errors="replace")
+            return log.splitlines(keepends=True)
         except Exception as error:  # as in `restore`
             raise RunError(
                 f"the checkpoint {checkpoint} cannot be taken over ({first_line(error)})."
             ) from error
-        return int(model.optimizer.iterations.numpy())
 
     @property
     def _num_replicas(self) -> int:

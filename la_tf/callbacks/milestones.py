@@ -19,6 +19,8 @@ class Milestones(KNNEvaluation):
     the trained network.
     """
 
+    kinds = ("milestone",)
+
     def __init__(
         self,
         *,

@@ -20,7 +20,7 @@ from la_tf.errors import RunError, first_line
 from la_tf.phases import phase_after
 from la_tf.runs import runtime
 from la_tf.runs.checkpoints import present_checkpoints
-from la_tf.runs.description import read_description
+from la_tf.runs.description import Origin, read_description, read_origin
 from la_tf.runs.log import read_log
 from la_tf.runs.warm_start import warm_start_end
 
@@ -78,6 +78,11 @@ class TrainedRun:
         records = read_log(log) if log.exists() else []
         return warm_start_end(self.config, self.steps_per_epoch, records)
 
+    @functools.cached_property
+    def origin(self) -> Origin | None:
+        """What it began with; None for random weights."""
+        return read_origin(self.path)
+
     @property
     def objective(self) -> str:
         """What it was trained by last, see `phases`; 'untrained' at step 0."""
@@ -111,12 +116,22 @@ def open_run(run_dir: str) -> TrainedRun:
       ConfigError: its network cannot be built.
     """
     path = pathlib.Path(run_dir).expanduser()
+    config, _ = read_description(path)
+    runtime.configure(NumericsConfig(), config.schedule.seed)
+    return restored_run(path)
+
+
+def restored_run(path: pathlib.Path) -> TrainedRun:
+    """What `open_run` gives, and in a process that stays as it is.
+
+    Raises:
+      RunError, ConfigError: as there.
+    """
     config, data = read_description(path)
     tried, failure = None, None
     # Training may go on meanwhile, and remove a checkpoint for which there is a newer one then.
     while (checkpoint := _newest(path)) != tried:
         tried = checkpoint
-        runtime.configure(NumericsConfig(), config.schedule.seed)
         network = network_of(config)
         try:
             # It keeps its file open, so that the bank can be read when that has been removed.
