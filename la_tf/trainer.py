@@ -11,6 +11,7 @@ import tensorflow as tf
 from la_tf.beginning import Beginning, find_beginning
 from la_tf.building import build_model
 from la_tf.callbacks.assembly import RunCallbacks
+from la_tf.callbacks.own_callbacks import load_factories
 from la_tf.config import Config, ConfigError
 from la_tf.data.base import Source
 from la_tf.data.checks import keep_good_images, refuse_bad_images
@@ -63,6 +64,7 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
       Interrupted: a signal stopped the run after it was saved.
     """
     check_bounds(config)
+    load_factories(config.run.callbacks)  # what is missing there is told before the images are read
     runtime.configure(config.numerics, config.schedule.seed)
     strategy = runtime.make_strategy(config.run)
     runtime.start_xla()

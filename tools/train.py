@@ -22,6 +22,8 @@ def main() -> None:
             "name the images with --data=DIR, and a recipe with --flagfile=configs/NAME.flags; "
             "--flagfile=configs/digits.flags alone trains on digits that come with it."
         )
+    if flags.FLAGS["callbacks"].present:
+        sys.path.append(os.getcwd())  # where modules of one's own are
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.analysis.report import write_report
     from la_tf.callbacks.checkpointing import Interrupted

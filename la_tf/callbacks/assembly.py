@@ -13,6 +13,7 @@ from la_tf.callbacks.deepcluster_rounds import DeepClusterCallback
 from la_tf.callbacks.exported_network import ExportedNetwork
 from la_tf.callbacks.heldout_knn import KNNCallback
 from la_tf.callbacks.milestones import Milestones
+from la_tf.callbacks.own_callbacks import OwnCallbacks, make_callbacks
 from la_tf.callbacks.pictures import write_augmented_views
 from la_tf.callbacks.progress import Progress
 from la_tf.callbacks.projector import Projector
@@ -66,7 +67,8 @@ class RunCallbacks:
           restore_from: where checkpoints are restored from.
 
         Raises:
-          ConfigError: a plateau rule is asked for, and no held-out images have labels.
+          ConfigError: a plateau rule is asked for, and no held-out images have labels; or
+            `--callbacks` cannot be used.
         """
         self.config = config
         self.train_set = train_set
@@ -87,7 +89,9 @@ class RunCallbacks:
         self._writer = tf.summary.create_file_writer(str(self._tensorboard))
         scalars = TensorBoardScalars(self._writer)
         monitor = HealthMonitor(config.network.dim, self._progress.say)
-        self.log = RunLog(path / "metrics.jsonl", [monitor, scalars, self._progress])
+        own = OwnCallbacks(make_callbacks(config, path), lambda why: self.checkpointing.leave(why))
+        listeners = [monitor, scalars, self._progress, own.on_record]
+        self.log = RunLog(path / "metrics.jsonl", listeners)
         timing = RunLog(path / "timing.jsonl", [scalars, self._progress])
         patience = config.optimizer.plateau_patience
         plateau = Plateau(model.optimizer, patience) if patience else None
@@ -136,6 +140,7 @@ class RunCallbacks:
             train_log,
             *warm_start_end,
             *self._evaluations,
+            own,
             self.checkpointing,
         ]
 

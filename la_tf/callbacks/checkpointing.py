@@ -1,12 +1,14 @@
 """Everything that a run is, in one atomic checkpoint, and the way back from it."""
 
 import contextlib
+import functools
 import math
 import pathlib
 import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -91,7 +93,7 @@ class Checkpointing(StepCallback):
         self._metrics_to_restore: list | None = None
         self._saved_step = -1
         self._saved_at = time.monotonic()
-        self._signal: int | None = None
+        self._reason: Callable[[int], Exception] | None = None
 
     def num_bytes(self) -> int:
         """How large one checkpoint is: the model, a momentum for each trained weight, the rest."""
@@ -222,7 +224,7 @@ class Checkpointing(StepCallback):
         if self.alone and threading.current_thread() is threading.main_thread():
 
             def remember(signum, frame):
-                self._signal = signum
+                self._reason = functools.partial(Interrupted, signum)
                 signal.signal(signum, handlers[signum])
 
             for signum in stop_signals():
@@ -237,14 +239,26 @@ class Checkpointing(StepCallback):
         """Saves the end of the run.
 
         Raises:
-          Interrupted: a signal came after the last step.
+          Interrupted: a signal came after the last step; or what `leave` was asked for then.
         """
         self.save()
-        self._leave_if_asked(self._signal)
+        self._leave_if_asked(self._reason)
 
-    def _leave_if_asked(self, signum: int | None) -> None:
-        if signum is not None:
-            raise Interrupted(signum, self._saved_step)
+    def leave(self, reason: Callable[[int], Exception]) -> None:
+        """Saves as soon as all callbacks have done their part of a step, and raises.
+
+        Where other workers take part it raises at once.
+
+        Args:
+          reason: the step that is saved -> what to raise.
+        """
+        self._reason = reason
+        if not self.alone:
+            self._leave_if_asked(reason)
+
+    def _leave_if_asked(self, reason: Callable[[int], Exception] | None) -> None:
+        if reason is not None:
+            raise reason(self._saved_step)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Puts the metrics of a half-finished window back, which `fit` has just reset."""
@@ -265,9 +279,9 @@ class Checkpointing(StepCallback):
         self._save_if_due()
 
     def _save_if_due(self):
-        signum = self._signal  # once: another may come while this one is answered
+        reason = self._reason  # once: another may come while this one is answered
         due_by_step = self.every_steps and self.step % self.every_steps == 0
         due_by_time = time.monotonic() - self._saved_at >= self.every_seconds
-        if due_by_step or due_by_time or signum is not None:
+        if due_by_step or due_by_time or reason is not None:
             self.save()
-        self._leave_if_asked(signum)
+        self._leave_if_asked(reason)

@@ -87,7 +87,7 @@ def extended(finished_run: str | os.PathLike, /, **options: Any) -> Config:
         la_tf.train(la_tf.extended("runs/mine", epochs=300, run_dir="runs/mine-300"))
 
     Args:
-      finished_run: its directory. Where it is gone, the new run, if it was started before, says what it was.
+      finished_run: its directory. Where it is gone, the new run, if it has begun, says the same.
       **options: what is to change, as in `recipe`: `epochs` and `run_dir` in any case. All else is
         as in that run, but for where and on what it happened.
 
