@@ -137,6 +137,8 @@ def test_every_number_has_a_range_that_holds_its_default():
         ({"image_size": "64"}, "--image_size=64 is text"),
         ({"jit_compile": True}, "add --nodeterministic"),
         ({"method": "deepcluster", "warm_start": "x"}, "--warm_start excludes --method=deepc"),
+        ({"warm_start": "x", "init_from": "y"}, "--warm_start and --init_from exclude each other"),
+        ({"extend": "x"}, "--extend makes a new run: name its directory with --run_dir"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_name(options, words):
