@@ -193,6 +193,7 @@ class RunCallbacks:
             self._milestones = Milestones(
                 embed=lambda: [self._embed(source) for source in both],
                 raw_pixels=lambda: [pixels(self._views(source)) for source in both],
+                **({"start": "weights of --init_from"} if config.run.init_from else {}),
                 **for_knn,
                 **phase_ends,
             )
@@ -266,7 +267,7 @@ class RunCallbacks:
         return step
 
     def before_training(self) -> None:
-        """Evaluates the untrained network, so that what cannot work fails before the training."""
+        """Evaluates the network it begins with, so that what cannot work fails before the training."""
         if self._milestones:
             self._milestones.before_training()
         if self._knn:

@@ -122,7 +122,7 @@ class TrainedRun:
         return with_preprocessing(network, level)
 
     def untrained_network(self) -> tf.keras.Model:
-        """The network as it was before the first step."""
+        """The network as it was before the first step, or would have been without --init_from."""
         tf.keras.utils.set_random_seed(self.config.schedule.seed)
         return network_of(self.config)
 
