@@ -92,8 +92,9 @@ def warm_start_checkpoint(run_dir: str, config: Config, data: dict[str, Any]) ->
       RunError: there is no such run or checkpoint, or up to there it was another; the message says
         in what.
     """
-    path, in_epoch = pathlib.Path(run_dir).expanduser(), _steps_per_epoch(config, data)
+    path = pathlib.Path(run_dir).expanduser()
     other, other_data = read_description(path)
+    in_epoch = _steps_per_epoch(other, other_data)
     end = warm_start_end(other, in_epoch, read_log(path / "metrics.jsonl"))
     last = min(config.schedule.ir_epochs, end // in_epoch)
     ends = {f"ckpt-{epoch * in_epoch}": epoch for epoch in range(1, last + 1)}
