@@ -267,7 +267,7 @@ class RunCallbacks:
         return step
 
     def before_training(self) -> None:
-        """Evaluates the network as it begins, so that what cannot work fails before the training."""
+        """Evaluates the network as it is, so that what cannot work fails before the training."""
         if self._milestones:
             self._milestones.before_training()
         if self._knn:
