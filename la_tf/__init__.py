@@ -10,7 +10,9 @@ Train
   recipe                a Config from a flagfile of configs/, with any option changed by its name
   Config                every option, its default and its place in the paper
   train                 one run from configuration to exported network
+  extended              the Config of a finished run, to train on
   LocalAggregation      the model alone, for Keras's compile and fit
+  ClusteringCallback    what sets its close neighbours, for fit's callbacks
 
 Use
   open_run              a run by its newest checkpoint
@@ -26,9 +28,11 @@ Importing la_tf imports nothing else: TensorFlow comes with the first of these t
 import importlib
 
 _HOMES = {
+    "ClusteringCallback": "la_tf.callbacks.clustering_rounds",
     "Config": "la_tf.config",
     "Embedder": "la_tf.embedding.embedder",
     "LocalAggregation": "la_tf.model",
+    "extended": "la_tf.runs.description",
     "knn_accuracy": "la_tf.evaluation.knn",
     "network_from_weights": "la_tf.export.weights",
     "open_run": "la_tf.runs.trained_run",

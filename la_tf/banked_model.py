@@ -15,7 +15,8 @@ class BankedModel(tf.keras.Model):
 
     Attributes:
       method: its name in `--method`.
-      network: images [B, S, S, 3] -> unit embeddings [B, D].
+      network: views, normalised images [B, S, S, 3] where it is one of ours -> unit embeddings
+        [B, D].
       bank: the `MemoryBank` of all N training images.
       warm_start_steps: steps of instance recognition before the method's own.
       seconds_waiting: time that `fit` has spent waiting for data so far.
@@ -50,7 +51,7 @@ class BankedModel(tf.keras.Model):
         return self.network.trainable_variables
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Images [B, S, S, 3] to unit embeddings [B, D]."""
+        """What the network takes, normalised images [B, S, S, 3], to unit embeddings [B, D]."""
         return self.network(images, training=training)
 
     def _train_mode(self, network: tf.keras.Model, views: tf.Tensor) -> tf.Tensor:

@@ -9,11 +9,14 @@ from la_tf.banked_model import BankedModel
 from la_tf.baselines.deepcluster import DeepCluster
 from la_tf.baselines.supervised import Supervised
 from la_tf.config import Config, ConfigError
+from la_tf.data.augment import DEVIATION, MEAN
 from la_tf.memory import require_memory
 from la_tf.model import LocalAggregation
 from la_tf.networks import build_network
 from la_tf.resolve import OFFICIAL_BN_MOMENTUM
 from la_tf.schedules import learning_rate
+
+EMBEDDING = "embedding"  # the level above conv1 to conv5
 
 
 def network_of(config: Config) -> tf.keras.Model:
@@ -34,6 +37,41 @@ def network_of(config: Config) -> tf.keras.Model:
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def with_preprocessing(network: tf.keras.Model, level: str = EMBEDDING) -> tf.keras.Model:
+    """A network, or its layers up to a level, behind the normalisation of its images.
+
+    It is made of Keras's own layers, and in ResNets of TF Model Garden's blocks: none is of this
+    library.
+
+    Args:
+      network: from `build_network`; its layers become those of the model.
+      level: 'embedding', or one of conv1 to conv5, see `networks.readouts`.
+
+    Returns:
+      RGB images [B, S, S, 3] from 0 to 255, not normalised -> unit embeddings [B, D], or [B, h, w,
+      C] of the level.
+
+    Raises:
+      ValueError: there is no such level.
+    """
+    backbone = network.get_layer("backbone")
+    if level not in (levels := (EMBEDDING, *backbone.readout_layers)):
+        raise ValueError(f"there is no level '{level}': choose one of {', '.join(levels)}.")
+    images = tf.keras.Input(network.input_shape[1:], name="images")
+    scale = [1 / (255 * d) for d in DEVIATION]
+    offset = [-m / d for m, d in zip(MEAN, DEVIATION, strict=True)]
+    x = tf.keras.layers.Rescaling(scale, offset, name="normalize")(images)
+    if level != EMBEDDING:
+        end, head = backbone.get_layer(backbone.readout_layers[level]).output, []
+    else:
+        end = backbone.output[max(backbone.output, key=int)]
+        head = network.layers[network.layers.index(backbone) + 1 :]  # a chain
+    x = tf.keras.Model(backbone.input, end, name="backbone")(x)
+    for layer in head:
+        x = layer(x)
+    return tf.keras.Model(images, x, name=network.name)
 
 
 def build_model(

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from la_tf.banked_model import BankedModel, spread
-from la_tf.config import ClusteringConfig, ObjectiveConfig
+from la_tf.config import ClusteringConfig, Config, ObjectiveConfig
 from la_tf.masks import masked_local_aggregation, masks_pay
 from la_tf.neighborhoods import (
     BACKGROUND_CLUSTERINGS,
@@ -17,6 +17,8 @@ from la_tf.objective import (
     noise_contrastive_loss,
 )
 from la_tf.resolve import background_neighbours, close_neighbours, clusters
+
+_PAPER = Config()  # its defaults are the paper's
 
 
 class LocalAggregation(BankedModel):
@@ -43,9 +45,9 @@ class LocalAggregation(BankedModel):
         network: tf.keras.Model,
         num_examples: int,
         *,
-        objective: ObjectiveConfig,
-        clustering: ClusteringConfig,
-        warm_start_steps: int,
+        objective: ObjectiveConfig = _PAPER.objective,
+        clustering: ClusteringConfig = _PAPER.clustering,
+        warm_start_steps: int = 0,
         weight_decay: float = 1e-4,
         block_size: int = 0,
         seed: int = 0,
@@ -53,10 +55,11 @@ class LocalAggregation(BankedModel):
         """Makes the bank and the labels; under a strategy, call it in its scope.
 
         Args:
-          network: images to unit embeddings, see `networks.build_network`.
+          network: views [B, ...] to unit embeddings [B, D]: one of `networks.build_network`, which
+            takes normalised images, or any Keras model that ends with UnitNormalization.
           num_examples: N.
           objective: Equations 1 to 5; k is derived from N where it is open.
-          clustering: H, and which neighbours are close.
+          clustering: H, m, and which neighbours are close; m is derived from N where it is open.
           warm_start_steps: steps of instance recognition.
           weight_decay: lambda of Eq. 4.
           block_size: embeddings to compare with the bank at once, see `map_blocks`; 0 is all.
@@ -68,7 +71,7 @@ class LocalAggregation(BankedModel):
         super().__init__(
             network, num_examples, mix=objective.mix, weight_decay=weight_decay, seed=seed
         )
-        self.objective = objective
+        self.objective, self.clustering = objective, clustering
         self.k = background_neighbours(objective.k, num_examples)
         self.warm_start_steps = warm_start_steps
         self.block_size = block_size

@@ -14,6 +14,7 @@ OFFICIAL_BN_MOMENTUM = 0.997  # 1/(1 - 0.997) = 333 steps are averaged
 INITIAL_STATISTICS_LEFT = 0.01  # see `default_bn_momentum`
 PAPER_EPOCHS, PAPER_IR_EPOCHS = 200, 10  # section 4.1
 MOST_EPOCHS = 400  # of `epochs_of_views`
+BEGINNINGS = ("warm_start", "extend", "init_from")  # options that say what a run begins with
 
 
 def default_num_clusters(num_examples: int) -> int:
@@ -222,8 +223,16 @@ def check_bounds(config: Config) -> None:
             "XLA has no deterministic gradient of max-pooling: add --nodeterministic to "
             "--jit_compile, and resuming is no longer exact to the bit."
         )
+    run = config.run
+    beginnings = [f"--{name}" for name in BEGINNINGS if getattr(run, name) is not None]
+    if len(beginnings) > 1:
+        raise ConfigError(
+            f"{' and '.join(beginnings)} exclude each other: a run begins with one of them."
+        )
+    if run.extend is not None and run.run_dir is None:
+        raise ConfigError("--extend makes a new run: name its directory with --run_dir.")
     method = config.method.method
-    if method != "local_aggregation" and config.run.warm_start:
+    if method != "local_aggregation" and run.warm_start is not None:
         raise ConfigError(f"--warm_start excludes --method={method}, which has no warm start.")
     epochs, ir_epochs = config.schedule.epochs, config.schedule.ir_epochs
     if method == "local_aggregation" and None not in (epochs, ir_epochs) and ir_epochs > epochs:

@@ -8,8 +8,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from la_tf.beginning import Beginning, find_beginning
 from la_tf.building import build_model
 from la_tf.callbacks.assembly import RunCallbacks
+from la_tf.callbacks.own_callbacks import load_factories
 from la_tf.config import Config, ConfigError
 from la_tf.data.base import Source
 from la_tf.data.checks import keep_good_images, refuse_bad_images
@@ -22,11 +24,11 @@ from la_tf.export.run import export_run
 from la_tf.resolve import check_bounds, resolve
 from la_tf.results.tables import Row, milestone_rows
 from la_tf.runs import processor, runtime
+from la_tf.runs.checkpoints import present_checkpoints
 from la_tf.runs.directory import RunDirectory, default_run_dir, require_space
 from la_tf.runs.health import expected_values
 from la_tf.runs.log import read_log
 from la_tf.runs.trained_run import TrainedRun
-from la_tf.runs.warm_start import warm_start_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,7 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
       Interrupted: a signal stopped the run after it was saved.
     """
     check_bounds(config)
+    load_factories(config.run.callbacks)  # what is missing there is told before the images are read
     runtime.configure(config.numerics, config.schedule.seed)
     strategy = runtime.make_strategy(config.run)
     runtime.start_xla()
@@ -80,24 +83,23 @@ def train(config: Config, say: Callable[[str], None] = print) -> Result:
         "training set": identify(train_set),
         "held-out set": None if heldout is None else identify(heldout),
     }
-    directory = _open_run_directory(config, strategy, data)
-    try:
-        if directory.mended:
-            say(directory.mended)
-        return _Run(config, strategy, train_set, heldout, data, directory, say).train()
-    finally:
-        directory.release()
-
-
-def _open_run_directory(
-    config: Config, strategy: tf.distribute.Strategy, data: dict[str, Any]
-) -> RunDirectory:
     path = config.run.run_dir or default_run_dir(config)
     if not runtime.is_chief(strategy):
         path = f"{path}-worker{strategy.cluster_resolver.task_id}"
+    # A run that is resumed has begun: what it began with may be gone.
+    begun = present_checkpoints(pathlib.Path(path) / "checkpoints")
+    beginning = None if begun else find_beginning(config, data)
     environment = runtime.environment()
     environment["replicas"] = strategy.num_replicas_in_sync
-    return RunDirectory(path, config, data, environment)
+    origin = beginning and beginning.origin
+    directory = RunDirectory(path, config, data, environment, origin)
+    try:
+        if directory.mended:
+            say(directory.mended)
+        run = _Run(config, strategy, train_set, heldout, data, directory, beginning, say)
+        return run.train()
+    finally:
+        directory.release()
 
 
 @dataclasses.dataclass
@@ -110,6 +112,7 @@ class _Run:
     heldout: Source | None
     data: dict[str, Any]
     directory: RunDirectory
+    beginning: Beginning | None
     say: Callable[[str], None]
 
     def __post_init__(self):
@@ -211,16 +214,18 @@ class _Run:
         """Evaluates, exports and saves once, so that what cannot work fails before the training.
 
         Returns:
-          The steps that are done: those of a warm start that another run has done, else none.
+          The steps that are done: those that another run has done, else none.
         """
-        step, source = 0, self.config.run.warm_start
-        if source is None:
-            self.callbacks.before_training()
+        step, beginning = 0, self.beginning
+        if beginning is not None and beginning.checkpoint is not None:
+            whole = self.config.run.extend is not None
+            step = self.callbacks.take_over(beginning.checkpoint, whole)
+            self.say(f"the first {step} steps are those of {beginning.origin['path']}.")
         else:
-            step = self.checkpointing.take_over(
-                warm_start_checkpoint(source, self.config, self.data, self.steps_per_epoch)
-            )
-            self.say(f"the first {step} steps are those of {source}.")
+            if beginning is not None:
+                self.model.network.set_weights(beginning.weights)
+                self.say(f"the network begins with the weights of {beginning.origin['path']}.")
+            self.callbacks.before_training()
         trial = self.path / "export.trial"
         shutil.rmtree(trial, ignore_errors=True)  # of a start that was killed, perhaps half gone
         self._export(trial)

@@ -194,6 +194,14 @@ def test_clusters_are_made_when_due_from_the_bank_of_that_moment(
         np.testing.assert_array_equal(labels[step], current)
 
 
+def test_what_is_not_given_for_clustering_is_the_models():
+    model, banks = make_model(2), []
+    bystander = Bystander(before=lambda _: banks.append(model.bank.vectors.numpy()))
+    fit(model, [bystander, ClusteringCallback()], epochs=2)
+    runs = run_clusterings(banks[2 + SPE], N // 5, H, seed=3, round_=1)
+    np.testing.assert_array_equal(model.cluster_labels.numpy().T, [run.labels for run in runs])
+
+
 def test_a_round_is_described_by_its_labels_and_those_before(log, timing):
     model, banks, labels = make_model(SPE), [], []
     callbacks = [

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from la_tf.config import from_dict
 from la_tf.errors import RunError
 from la_tf.results.comparison import comparison, format_csv, format_markdown, hours
+from la_tf.stored_config import from_dict
 
 ACCURACIES = ("conv1", "conv2", "conv3", "conv4", "conv5", "KNN (K=200)", "KNN K=1")
 HEAD = [

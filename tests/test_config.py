@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from la_tf import config as config_lib
+from la_tf import stored_config
 from la_tf.config import Config, ConfigError
 from la_tf.networks.layers import NORM_MOMENTUM
 from la_tf.options import kind_of, option_value, sections_and_options
@@ -160,6 +160,8 @@ def test_every_number_has_a_range_that_holds_its_default():
         ({"image_size": "64"}, "--image_size=64 is text"),
         ({"jit_compile": True}, "add --nodeterministic"),
         ({"method": "deepcluster", "warm_start": "x"}, "--warm_start excludes --method=deepc"),
+        ({"warm_start": "x", "init_from": "y"}, "--warm_start and --init_from exclude each other"),
+        ({"extend": "x"}, "--extend makes a new run: name its directory with --run_dir"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_name(options, words):
@@ -169,20 +171,20 @@ def test_what_cannot_be_trained_is_refused_by_name(options, words):
 
 def test_a_stored_configuration_comes_back_equal():
     config = with_options(drop_epochs=(3, 5), k=77, flip=False, val_data="x")
-    assert config_lib.from_dict(config_lib.to_dict(config)) == config
+    assert stored_config.from_dict(stored_config.to_dict(config)) == config
 
 
 def test_a_stored_option_of_another_version_is_named():
-    stored = config_lib.to_dict(Config())
+    stored = stored_config.to_dict(Config())
     stored["objective"]["temperature"] = 1
     with pytest.raises(ConfigError, match="unknown option 'temperature'"):
-        config_lib.from_dict(stored)
+        stored_config.from_dict(stored)
 
 
 def test_a_stored_option_that_was_removed_is_passed_over_where_it_was_not_in_use():
-    stored = config_lib.to_dict(Config())
+    stored = stored_config.to_dict(Config())
     stored["clustering"]["cluster_in_background"] = False
-    assert config_lib.from_dict(stored) == Config()
+    assert stored_config.from_dict(stored) == Config()
     stored["clustering"]["cluster_in_background"] = True
     with pytest.raises(ConfigError, match=r"--cluster_in_background=True .* no longer has"):
-        config_lib.from_dict(stored)
+        stored_config.from_dict(stored)

@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from la_tf import config as config_lib
+from la_tf import stored_config
 from la_tf.config import Config
 from la_tf.recipes import recipe
 from la_tf.resolve import PAPER_NUM_EXAMPLES, resolve
@@ -30,7 +30,7 @@ BEGINNING = """
 import json, sys
 sys.modules["tensorflow"] = None
 import command_line, config_flags
-from la_tf import config as config_lib
+from la_tf import config as config_lib, stored_config
 config_flags.define_config_flags()
 """
 
@@ -50,19 +50,19 @@ def parsed(*flags: str) -> Config:
     """The configuration that a command line gives."""
     code = BEGINNING + (
         "command_line.parse(sys.argv, '')\n"
-        "print(json.dumps(config_lib.to_dict(config_flags.config_from_flags())))"
+        "print(json.dumps(stored_config.to_dict(config_flags.config_from_flags())))"
     )
     process = python(code, *flags)
     assert process.returncode == 0, process.stderr
-    return config_lib.from_dict(json.loads(process.stdout))
+    return stored_config.from_dict(json.loads(process.stdout))
 
 
 def with_options(**options) -> Config:
-    stored = config_lib.to_dict(Config())
+    stored = stored_config.to_dict(Config())
     for section in stored.values():
         section.update({name: options.pop(name) for name in list(options) if name in section})
     assert not options
-    return config_lib.from_dict(stored)
+    return stored_config.from_dict(stored)
 
 
 def test_every_option_is_a_flag_with_the_same_default():

@@ -19,7 +19,7 @@ from PIL import Image
 from detection import output_directory
 from detection.records import Index, convert
 from detection.results import Result, format_result
-from la_tf import config as config_lib
+from la_tf import stored_config
 from la_tf.analysis import curves
 from la_tf.config import Config, DataConfig, ScheduleConfig
 from la_tf.data.base import Source
@@ -188,7 +188,7 @@ def test_the_description_of_a_run(run):
     file = run / "config.json"
     assert hold(file, damaged(file.read_bytes()), lambda: read_description(run)) > 1000
     told(run)
-    sections = config_lib.to_dict(CONFIG)
+    sections = stored_config.to_dict(CONFIG)
     for strange in STRANGE:
         content = {"config": sections | {"network": strange}, "data": DATA}
         hold(file, [json.dumps(content).encode()], lambda: told(run))

@@ -15,8 +15,8 @@ import la_tf
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT = ROOT / "pyproject.toml"
 OFFERED = {
-    *("Config", "Embedder", "LocalAggregation", "knn_accuracy", "network_from_weights"),
-    *("networks", "open_run", "recipe", "train"),
+    *("ClusteringCallback", "Config", "Embedder", "LocalAggregation", "extended", "knn_accuracy"),
+    *("network_from_weights", "networks", "open_run", "recipe", "train"),
 }
 
 

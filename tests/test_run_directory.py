@@ -113,6 +113,28 @@ def test_a_log_without_its_checkpoints_is_never_overwritten(tmp_path):
     assert len(read_log(tmp_path / "metrics.jsonl")) == 1
 
 
+def test_steps_that_were_taken_over_are_not_lost_with_the_checkpoints(tmp_path):
+    """A start that was killed between taking them over and its first checkpoint is repeated."""
+    for option, repeated in (("extend", True), ("warm_start", True), ("init_from", False)):
+        path = tmp_path / option
+        origin = {"option": option, "path": "other", "step": 7}
+        RunDirectory(str(path), Config(), DATA, {}, origin).release()
+        log = RunLog(path / "metrics.jsonl")
+        log.write("train", 7, 1, loss=0.5)
+        if repeated:
+            RunDirectory(str(path), Config(), DATA, {}, origin).release()
+            log.write("train", 8, 1, loss=0.5)
+        with pytest.raises(RunError, match="whose checkpoints are gone"):
+            open_run(path)
+
+
+def test_a_run_with_other_initial_weights_is_another(tmp_path):
+    make_run(tmp_path)
+    assert open_run(tmp_path, changed("run", warm_start="x", callbacks="m:f")).resumed
+    with pytest.raises(RunError, match="--init_from was None, now x"):
+        open_run(tmp_path, changed("run", init_from="x"))
+
+
 @pytest.mark.parametrize("name", ["config.json", "environment.json"])
 @pytest.mark.parametrize("content", [None, "{half"])
 def test_a_run_that_lost_a_file_says_which(tmp_path, name, content):

@@ -7,10 +7,10 @@ import signal
 import pytest
 from test_resume import assert_same_run
 
+from la_tf.beginning import warm_start_checkpoint
 from la_tf.errors import RunError
 from la_tf.runs.description import read_description
 from la_tf.runs.log import read_log
-from la_tf.runs.warm_start import warm_start_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -81,10 +81,10 @@ def test_another_warm_start_is_refused(source):
 
     def refusal(config=config, data=data) -> str:
         with pytest.raises(RunError) as caught:
-            warm_start_checkpoint(str(source), config, data, 11)
+            warm_start_checkpoint(str(source), config, data)
         return str(caught.value)
 
-    assert warm_start_checkpoint(str(source), config, data, 11).name == "ckpt-22"
+    assert warm_start_checkpoint(str(source), config, data).name == "ckpt-22"
     hotter = dataclasses.replace(config.objective, tau=0.1)
     assert "--tau was 0.07, here 0.1" in refusal(dataclasses.replace(config, objective=hotter))
     dropped = dataclasses.replace(config.optimizer, drop_epochs=(1,))

@@ -9,6 +9,7 @@ from absl import flags
 from la_tf.config import Config
 from la_tf.options import kind_of, option_value, sections_and_options
 from la_tf.recipes import config_of
+from la_tf.runs.description import extended
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # a tool's --help shows what is defined for it here
@@ -47,8 +48,15 @@ class _OptionParser(flags.ArgumentParser):
 
 
 def config_from_flags() -> Config:
-    """The configuration that the parsed flags give."""
-    return config_of({name: FLAGS[name].value for name in sections_and_options()})
+    """The configuration that the parsed flags give.
+
+    Raises:
+      ConfigError, RunError: there is no such configuration.
+    """
+    given = {name: FLAGS[name].value for name in sections_and_options() if FLAGS[name].present}
+    if "extend" in given:
+        return extended(given["extend"], **given)
+    return config_of(given)
 
 
 def readable_help() -> str:

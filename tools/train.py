@@ -17,11 +17,13 @@ def main() -> None:
     """Trains, and says where everything is."""
     config_flags.define_config_flags()
     command_line.parse(sys.argv, __doc__, config_flags.readable_help)
-    if not flags.FLAGS["data"].present:
+    if not (flags.FLAGS["data"].present or flags.FLAGS["extend"].present):
         command_line.fail(
             "name the images with --data=DIR, and a recipe with --flagfile=configs/NAME.flags; "
             "--flagfile=configs/digits.flags alone trains on digits that come with it."
         )
+    if flags.FLAGS["callbacks"].present:
+        sys.path.append(os.getcwd())  # where modules of one's own are
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from la_tf.analysis.report import write_report
     from la_tf.callbacks.checkpointing import Interrupted

@@ -13,6 +13,7 @@ from la_tf.callbacks.deepcluster_rounds import DeepClusterCallback
 from la_tf.callbacks.exported_network import ExportedNetwork
 from la_tf.callbacks.heldout_knn import KNNCallback
 from la_tf.callbacks.milestones import Milestones
+from la_tf.callbacks.own_callbacks import OwnCallbacks, make_callbacks
 from la_tf.callbacks.pictures import write_augmented_views
 from la_tf.callbacks.progress import Progress
 from la_tf.callbacks.projector import Projector
@@ -28,7 +29,8 @@ from la_tf.networks import top_features
 from la_tf.results.knn_metric import record_fields
 from la_tf.runs import runtime
 from la_tf.runs.health import HealthMonitor
-from la_tf.runs.log import RunLog
+from la_tf.runs.log import RunLog, parse_record
+from la_tf.runs.warm_start import warm_start_end
 from la_tf.schedules import Plateau
 
 DENSITY_SAMPLE = 1000
@@ -65,7 +67,8 @@ class RunCallbacks:
           restore_from: where checkpoints are restored from.
 
         Raises:
-          ConfigError: a plateau rule is asked for, and no held-out images have labels.
+          ConfigError: a plateau rule is asked for, and no held-out images have labels; or
+            `--callbacks` cannot be used.
         """
         self.config = config
         self.train_set = train_set
@@ -86,7 +89,9 @@ class RunCallbacks:
         self._writer = tf.summary.create_file_writer(str(self._tensorboard))
         scalars = TensorBoardScalars(self._writer)
         monitor = HealthMonitor(config.network.dim, self._progress.say)
-        self.log = RunLog(path / "metrics.jsonl", [monitor, scalars, self._progress])
+        own = OwnCallbacks(make_callbacks(config, path), lambda why: self.checkpointing.leave(why))
+        listeners = [monitor, scalars, self._progress, own.on_record]
+        self.log = RunLog(path / "metrics.jsonl", listeners)
         timing = RunLog(path / "timing.jsonl", [scalars, self._progress])
         patience = config.optimizer.plateau_patience
         plateau = Plateau(model.optimizer, patience) if patience else None
@@ -128,13 +133,14 @@ class RunCallbacks:
             else []
         )
         evaluations = (self._knn, self._milestones, self._densities, self._projector)
-        evaluations += (self._exported,)
+        self._evaluations = [c for c in (*evaluations, self._exported) if c]
         self.in_order = [
             self._progress,
             *clustering,
             train_log,
             *warm_start_end,
-            *(callback for callback in evaluations if callback),
+            *self._evaluations,
+            own,
             self.checkpointing,
         ]
 
@@ -187,6 +193,7 @@ class RunCallbacks:
             self._milestones = Milestones(
                 embed=lambda: [self._embed(source) for source in both],
                 raw_pixels=lambda: [pixels(self._views(source)) for source in both],
+                **({"start": "weights of --init_from"} if config.run.init_from else {}),
                 **for_knn,
                 **phase_ends,
             )
@@ -230,8 +237,37 @@ class RunCallbacks:
             path=self.path / "figures" / "augmented_views.png",
         )
 
+    def take_over(self, checkpoint: pathlib.Path, whole: bool) -> int:
+        """Starts from a checkpoint of another run, see `Checkpointing.take_over`, with its log.
+
+        What that run evaluated only because it ended there is left out.
+
+        Returns:
+          The step it was saved at.
+
+        Raises:
+          RunError: it cannot be taken over.
+        """
+        lines = self.checkpointing.take_over(checkpoint, whole)
+        step = int(self._model.optimizer.iterations.numpy())
+        parsed = [(line, parse_record(line)) for line in lines]
+        records = [record for _, record in parsed if record is not None]
+        warm_start = warm_start_end(self.config, self.checkpointing.steps_per_epoch, records)
+        undue = {
+            kind
+            for callback in self._evaluations
+            for kind in callback.kinds
+            if not callback.is_due(step, warm_start)
+        }
+        self.log.begin_with(
+            line
+            for line, record in parsed
+            if record is None or record["step"] < step or record["kind"] not in undue
+        )
+        return step
+
     def before_training(self) -> None:
-        """Evaluates the untrained network, so that what cannot work fails before the training."""
+        """Evaluates the network as it is, so that what cannot work fails before the training."""
         if self._milestones:
             self._milestones.before_training()
         if self._knn:

@@ -1,12 +1,14 @@
 """Everything that a run is, in one atomic checkpoint, and the way back from it."""
 
 import contextlib
+import functools
 import math
 import pathlib
 import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -91,7 +93,7 @@ class Checkpointing(StepCallback):
         self._metrics_to_restore: list | None = None
         self._saved_step = -1
         self._saved_at = time.monotonic()
-        self._signal: int | None = None
+        self._reason: Callable[[int], Exception] | None = None
 
     def num_bytes(self) -> int:
         """How large one checkpoint is: the model, a momentum for each trained weight, the rest."""
@@ -142,40 +144,43 @@ class Checkpointing(StepCallback):
         self._saved_step = int(self._trained_model.optimizer.iterations.numpy())
         return self._saved_step
 
-    def take_over(self, checkpoint: pathlib.Path) -> int:
-        """Starts from the end of the warm start of another run, and with its log up to there.
-
-        Labels are not taken over, since there are none before the first clustering, nor is the
-        learning rate, which is a schedule's or the initial one.
+    def take_over(self, checkpoint: pathlib.Path, whole: bool) -> list[str]:
+        """Starts from where another run was at the end of an epoch; the log stays as it is.
 
         Args:
-          checkpoint: of that run, in its folder of checkpoints.
+          checkpoint: of that run, without the endings of its files.
+          whole: take over all that there is. Else it is within the warm start: without labels,
+            since there are none before the first clustering, and without the learning rate, which
+            is a schedule's or the initial one.
 
         Returns:
-          The step it was saved at.
+          The lines of that run's log up to there.
 
         Raises:
-          RunError: it cannot be read, or is not of this network, these images or this optimizer.
+          RunError: it cannot be read, or is not of this model, these images or this optimizer.
         """
-        model, log_bytes = self._trained_model, tf.Variable(0, dtype=tf.int64)
-        parts = {"network": model.network, "bank": model.bank}
+        model, restored = self._trained_model, self._checkpoint
+        if not whole:
+            optimizer = tf.train.Checkpoint(
+                _iterations=model.optimizer.iterations, momentums=model.optimizer.momentums
+            )
+            restored = tf.train.Checkpoint(
+                model=tf.train.Checkpoint(
+                    network=model.network, bank=model.bank, optimizer=optimizer
+                ),
+                log_bytes=self._log_bytes,
+            )
         try:
-            for optimizer in (
-                tf.train.Checkpoint(_iterations=model.optimizer.iterations),
-                model.optimizer,
-            ):
-                restored = tf.train.Checkpoint(
-                    model=tf.train.Checkpoint(optimizer=optimizer, **parts), log_bytes=log_bytes
-                )
-                status = restored.restore(str(checkpoint)).expect_partial()
-                if optimizer is not model.optimizer:
-                    status.assert_existing_objects_matched()
-            self.log.begin_with(checkpoint.parents[1] / self.log.path.name, int(log_bytes.numpy()))
+            # The learning rate may be left over, where a schedule follows it.
+            status = restored.restore(str(checkpoint)).expect_partial()
+            status.assert_existing_objects_matched()
+            log = (checkpoint.parents[1] / self.log.path.name).read_bytes()
+            log = log[: int(self._log_bytes.numpy())].decode(errors="replace")
+            return log.splitlines(keepends=True)
         except Exception as error:  # as in `restore`
             raise RunError(
                 f"the checkpoint {checkpoint} cannot be taken over ({first_line(error)})."
             ) from error
-        return int(model.optimizer.iterations.numpy())
 
     @property
     def _num_replicas(self) -> int:
@@ -219,7 +224,7 @@ class Checkpointing(StepCallback):
         if self.alone and threading.current_thread() is threading.main_thread():
 
             def remember(signum, frame):
-                self._signal = signum
+                self._reason = functools.partial(Interrupted, signum)
                 signal.signal(signum, handlers[signum])
 
             for signum in stop_signals():
@@ -234,14 +239,26 @@ class Checkpointing(StepCallback):
         """Saves the end of the run.
 
         Raises:
-          Interrupted: a signal came after the last step.
+          Interrupted: a signal came after the last step; or what `leave` was asked for then.
         """
         self.save()
-        self._leave_if_asked(self._signal)
+        self._leave_if_asked(self._reason)
 
-    def _leave_if_asked(self, signum: int | None) -> None:
-        if signum is not None:
-            raise Interrupted(signum, self._saved_step)
+    def leave(self, reason: Callable[[int], Exception]) -> None:
+        """Saves as soon as all callbacks have done their part of a step, and raises.
+
+        Where other workers take part it raises at once.
+
+        Args:
+          reason: the step that is saved -> what to raise.
+        """
+        self._reason = reason
+        if not self.alone:
+            self._leave_if_asked(reason)
+
+    def _leave_if_asked(self, reason: Callable[[int], Exception] | None) -> None:
+        if reason is not None:
+            raise reason(self._saved_step)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Puts the metrics of a half-finished window back, which `fit` has just reset."""
@@ -262,9 +279,9 @@ class Checkpointing(StepCallback):
         self._save_if_due()
 
     def _save_if_due(self):
-        signum = self._signal  # once: another may come while this one is answered
+        reason = self._reason  # once: another may come while this one is answered
         due_by_step = self.every_steps and self.step % self.every_steps == 0
         due_by_time = time.monotonic() - self._saved_at >= self.every_seconds
-        if due_by_step or due_by_time or signum is not None:
+        if due_by_step or due_by_time or reason is not None:
             self.save()
-        self._leave_if_asked(signum)
+        self._leave_if_asked(reason)

@@ -30,12 +30,12 @@ class ClusteringCallback(StepCallback):
 
     def __init__(
         self,
-        config: ClusteringConfig,
+        config: ClusteringConfig | None = None,
         *,
-        steps_per_epoch: int,
-        seed: int,
-        log: RunLog,
-        timing: RunLog,
+        steps_per_epoch: int | None = None,
+        seed: int | None = None,
+        log: RunLog | None = None,
+        timing: RunLog | None = None,
         say: Callable[[str], None] = print,
         center_crop_embeddings: Callable[[], np.ndarray] | None = None,
         describe_neighbors: Callable[[], dict[str, float]] | None = None,
@@ -43,11 +43,11 @@ class ClusteringCallback(StepCallback):
         """Describes when and what to cluster.
 
         Args:
-          config: m, H, how often, and from which vectors; m must be a number.
-          steps_per_epoch: steps of one epoch.
-          seed: the run's seed.
-          log: takes a record of every round whose labels are set.
-          timing: takes the seconds that each round took.
+          config: m, H, how often, and from which vectors; default the model's.
+          steps_per_epoch: steps of one epoch; default those of `fit`.
+          seed: the run's seed; default the model's.
+          log: takes a record of every round whose labels are set, if given.
+          timing: takes the seconds that each round took, if given.
           say: takes a sentence for a person.
           center_crop_embeddings: fresh embeddings [N, D] of the training set, for
             `cluster_input="center_crops"`.
@@ -55,7 +55,6 @@ class ClusteringCallback(StepCallback):
         """
         super().__init__(steps_per_epoch)
         self.config = config
-        self.every = config.cluster_every_steps or steps_per_epoch
         self.seed = seed
         self.log = log
         self.timing = timing
@@ -64,6 +63,28 @@ class ClusteringCallback(StepCallback):
         self.describe_neighbors = describe_neighbors
         self._use_gpus = True
         self._round_began: float | None = None
+
+    def set_model(self, model):
+        """Takes from the model what was not given."""
+        super().set_model(model)
+        self.config = self.config or model.clustering
+        self.seed = model.seed if self.seed is None else self.seed
+
+    def on_train_begin(self, logs=None):
+        """Takes the length of an epoch from `fit` if it was not given.
+
+        Raises:
+          ValueError: `fit` does not know it either.
+        """
+        super().on_train_begin(logs)
+        self.steps_per_epoch = self.steps_per_epoch or self.params["steps"]
+        if not self.steps_per_epoch:
+            raise ValueError("the dataset does not know its length: give steps_per_epoch to fit.")
+
+    @property
+    def every(self) -> int:
+        """Steps between two rounds."""
+        return self.config.cluster_every_steps or self.steps_per_epoch
 
     def on_train_batch_begin(self, batch, logs=None):
         """Clusters if this step is the first of a round."""
@@ -86,11 +107,16 @@ class ClusteringCallback(StepCallback):
         labels.assign(_columns(runs))
         if (background := getattr(self.model, "background_labels", None)) is not None:
             background.assign(_columns(self._background(vectors, round_)))
-        epoch = self.step // self.steps_per_epoch + 1
-        self.log.write("clustering", self.step, epoch, **_summary(round_, runs, previous))
-        if self.describe_neighbors is not None:
-            self.log.write("neighbors", self.step, epoch, **self.describe_neighbors())
-        now = time.perf_counter()
+        if self.log is not None:
+            epoch = self.step // self.steps_per_epoch + 1
+            self.log.write("clustering", self.step, epoch, **_summary(round_, runs, previous))
+            if self.describe_neighbors is not None:
+                self.log.write("neighbors", self.step, epoch, **self.describe_neighbors())
+        if self.timing is not None:
+            self._write_times(started)
+
+    def _write_times(self, started: float) -> None:
+        now, epoch = time.perf_counter(), self.step // self.steps_per_epoch + 1
         times = {"seconds": round(now - started, 3)}
         if self._round_began is not None:  # this process has seen the whole round that ends here
             times["share"] = round((now - started) / (now - self._round_began), 4)

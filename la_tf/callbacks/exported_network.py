@@ -16,6 +16,8 @@ class ExportedNetwork(EvaluationCallback):
     moving statistics can be far from those all the same. `HealthMonitor` judges the number.
     """
 
+    kinds = (EXPORTED,)
+
     def __init__(self, *, embed_sample: Callable[[], np.ndarray], log: RunLog, **epochs: int):
         """Describes the evaluation.
 

@@ -48,6 +48,8 @@ class KNNEvaluation(EvaluationCallback):
 class KNNCallback(KNNEvaluation):
     """Takes the bank's rows for the training images (section 4.2)."""
 
+    kinds = ("knn", "plateau")
+
     def __init__(
         self,
         *,

@@ -19,11 +19,14 @@ class Milestones(KNNEvaluation):
     the trained network.
     """
 
+    kinds = ("milestone",)
+
     def __init__(
         self,
         *,
         embed: Callable[[], Embeddings],
         raw_pixels: Callable[[], Embeddings],
+        start: str = "untrained network",
         **options: Any,
     ):
         """Describes the evaluation.
@@ -31,16 +34,18 @@ class Milestones(KNNEvaluation):
         Args:
           embed: embeddings of both sets by the network as it is now.
           raw_pixels: the baseline's embeddings of both sets.
+          start: what the network is before the first step, in words.
           **options: see `KNNEvaluation`.
         """
         super().__init__(**options)
         self.embed = embed
         self.raw_pixels = raw_pixels
+        self.start = start
 
     def before_training(self) -> None:
         """Logs the two baselines."""
         self._write("raw pixels", self.raw_pixels(), epoch=0)
-        self._write("untrained network", self.embed(), epoch=0)
+        self._write(self.start, self.embed(), epoch=0)
 
     def evaluate_epoch(self, epoch: int) -> None:
         """Logs the end of the warm start, or of the run."""

@@ -46,7 +46,13 @@ class StepCallback(tf.keras.callbacks.Callback):
 
 
 class EvaluationCallback(StepCallback):
-    """Evaluates the model at the ends of its two phases, and every few epochs if asked to."""
+    """Evaluates the model at the ends of its two phases, and every few epochs if asked to.
+
+    Attributes:
+      kinds: of the records that an evaluation writes to the run's log.
+    """
+
+    kinds: tuple[str, ...] = ()
 
     def __init__(self, *, steps_per_epoch: int, last_epoch: int, every_epochs: int | None = None):
         """Describes when to evaluate.
@@ -62,10 +68,14 @@ class EvaluationCallback(StepCallback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Evaluates when due; Keras counts epochs from 0."""
-        epoch += 1
-        at_end = self.step == self.model.warm_start_steps or epoch == self.last_epoch
-        if at_end or epoch % self.every_epochs == 0:
-            self.evaluate_epoch(epoch)
+        if self.is_due(self.step, self.model.warm_start_steps):
+            self.evaluate_epoch(epoch + 1)
+
+    def is_due(self, step: int, warm_start_steps: int) -> bool:
+        """Whether it evaluates after a step, the last of its epoch."""
+        epoch = step // self.steps_per_epoch
+        at_end = step == warm_start_steps or epoch == self.last_epoch
+        return at_end or epoch % self.every_epochs == 0
 
     def evaluate_epoch(self, epoch: int) -> None:
         """Evaluates `self.model` at the end of an epoch, counted from 1."""

@@ -14,13 +14,17 @@ class Embedder:
     """
 
     def __init__(self, network: tf.keras.Model):
-        """Wraps a network: images [B, S, S, 3] -> embeddings [B, D]."""
+        """Wraps a network: normalised images [B, S, S, 3] -> embeddings [B, D]."""
         self._forward = tf.function(
             lambda images: network(images, training=False), reduce_retracing=True
         )
 
     def __call__(self, dataset: tf.data.Dataset) -> np.ndarray:
-        """Embeds (index, image) batches that come in the order of their index: [N, D]."""
+        """Embeds (index, view) batches that come in the order of their index: [N, D].
+
+        Views are normalised where the network is one of ours, as `data.pipeline.eval_dataset` has
+        them.
+        """
         return np.concatenate([self._forward(images).numpy() for _, images in dataset])
 
 

@@ -83,27 +83,40 @@ def load_weights(network: tf.keras.Model, path: pathlib.Path) -> None:
     """
     stored = _read(path)
     described = _in_words(*(stored.pop(name) for name in _METADATA))
-    own = _in_words(network.name, network.input_shape[1], network.output_shape[-1])
+    own = in_words(network)
     if described != own:
         raise WeightsError(f"{path} holds the weights of {described}, and the network is {own}.")
+    try:
+        network.set_weights(in_order_of(network, stored))
+    except WeightsError as error:
+        raise WeightsError(f"the weights in {path} are not those of {own}: {error}.") from None
+
+
+def in_order_of(network: tf.keras.Model, tensors: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The values of `named_tensors` as `network.set_weights` takes them.
+
+    Raises:
+      WeightsError: a tensor is missing, unknown or of another shape or type; the message is part
+        of a sentence.
+    """
     wanted = dict(zip(_names(network), network.weights, strict=True))
     misfits = [
         f"{name} is {given} and not {_kind(wanted[name])}"
-        for name, value in stored.items()
+        for name, value in tensors.items()
         if name in wanted and (given := _kind(value)) != _kind(wanted[name])
     ]
     wrong = [
         f"{sentence} {_some(names)}"
         for sentence, names in (
-            ("it lacks", [name for name in wanted if name not in stored]),
-            ("it has the unknown", [name for name in stored if name not in wanted]),
+            ("it lacks", [name for name in wanted if name not in tensors]),
+            ("it has the unknown", [name for name in tensors if name not in wanted]),
             ("in it", misfits),
         )
         if names
     ]
     if wrong:
-        raise WeightsError(f"the weights in {path} are not those of {own}: {'; '.join(wrong)}.")
-    network.set_weights([stored[name] for name in wanted])
+        raise WeightsError("; ".join(wrong))
+    return [tensors[name] for name in wanted]
 
 
 def network_from_weights(path: pathlib.Path) -> tf.keras.Model:
@@ -147,6 +160,11 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     if missing := [name for name in _METADATA if name not in stored]:
         raise WeightsError(f"{path} lacks {_some(missing)}: write it with la_tf.export.weights.")
     return stored
+
+
+def in_words(network: tf.keras.Model) -> str:
+    """What tells networks apart, 'smallnet at 16 pixels with 128 dimensions'."""
+    return _in_words(network.name, network.input_shape[1], network.output_shape[-1])
 
 
 def _in_words(name: object, image_size: object, dim: object) -> str:

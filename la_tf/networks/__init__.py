@@ -90,8 +90,8 @@ def build_backbone(
       bn_momentum: how much of the moving statistics one step keeps.
 
     Returns:
-      A model named 'backbone': images [B, H, W, 3] -> dict of level -> [B, h, w, C], described by
-      its `output_specs`.
+      A model named 'backbone': normalised images [B, H, W, 3] -> dict of level -> [B, h, w, C],
+      described by its `output_specs`.
 
     Raises:
       ValueError: the name is unknown, or S is too small for the network.
@@ -118,8 +118,9 @@ def build_network(
       bn_momentum: how much of the moving statistics one step keeps.
 
     Returns:
-      A model of that name: images [B, S, S, 3] float32 -> unit embeddings [B, D] float32. Its layer
-      'backbone' is `build_backbone`'s, the head's layers lie beside it.
+      A model of that name: images [B, S, S, 3] float32, normalised as by `data.augment.normalize`
+      -> unit embeddings [B, D] float32. Its layer 'backbone' is `build_backbone`'s, the head's
+      layers lie beside it.
 
     Raises:
       ValueError: the name is unknown, or S is too small for the network.
@@ -141,8 +142,8 @@ def top_features(network: tf.keras.Model) -> tf.keras.Model:
       network: from `build_network`.
 
     Returns:
-      A model with the same weights: images [B, S, S, 3] -> features [B, D] float32, whose unit
-      vectors are the embeddings.
+      A model with the same weights: normalised images [B, S, S, 3] -> features [B, D] float32,
+      whose unit vectors are the embeddings.
     """
     return tf.keras.Model(network.input, network.get_layer("unit").input, name="top_features")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from la_tf.config import Config, ConfigError
 from la_tf.phases import DEEPCLUSTER, IR, LA, SUPERVISED, UNTRAINED
 from la_tf.resolve import resolve
 from la_tf.results.knn_metric import KNN, KNN1
-from la_tf.runs.description import read_starts
+from la_tf.runs.description import Origin, read_starts
 from la_tf.runs.health import EXPORTED, HealthMonitor
 from la_tf.runs.log import Record, records_with
 from la_tf.runs.trained_run import TrainedRun
@@ -54,6 +55,8 @@ def summary(run: TrainedRun, metrics: Sequence[Record]) -> list[Fact]:
         Fact("Epochs", f"{run.epoch:.4g} of {config.schedule.epochs}", steps),
         Fact("Held-out kNN", accuracy, knn_note),
     ]
+    if run.origin is not None:
+        facts.append(_beginning(run.origin))
     if run.method == "local_aggregation":
         h = clustering.num_clusterings
         clusters = f"m = {clustering.num_clusters:,} clusters, H = {h} clusterings"
@@ -62,6 +65,16 @@ def summary(run: TrainedRun, metrics: Sequence[Record]) -> list[Fact]:
         note = "clusters of its features, found anew in every round"
         facts.append(Fact("Pseudo-classes", f"m = {clustering.num_clusters:,}", note))
     return facts
+
+
+def _beginning(origin: Origin) -> Fact:
+    """What the run began with; of the path its name alone, since pages are passed on."""
+    name, step = pathlib.Path(origin["path"]).name, origin.get("step")
+    if origin["option"] != "init_from":
+        what = "the warm start" if origin["option"] == "warm_start" else "all"
+        return Fact("Goes on from", name, f"{what} of its first {step:,} steps")
+    after = "" if step is None else f"after {step:,} steps, "
+    return Fact("Begins with", name, f"its weights {after}of SHA-256 {origin['weights']}")
 
 
 def _phases(config: Config) -> str:

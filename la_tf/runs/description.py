@@ -1,13 +1,16 @@
 """What config.json and environment.json of a run say: its configuration, images and machines."""
 
+import dataclasses
 import os
 import pathlib
 from typing import Annotated, Any, NotRequired, TypedDict
 
-from la_tf.config import Config, ConfigError, from_dict
+from la_tf.config import Config, ConfigError
 from la_tf.errors import RunError
 from la_tf.options import option_value, sections_and_options
+from la_tf.recipes import config_of
 from la_tf.stored import StoredFileError, read_json
+from la_tf.stored_config import from_dict
 
 CONFIG_FILE, ENVIRONMENT_FILE = "config.json", "environment.json"
 
@@ -22,11 +25,21 @@ class Images(TypedDict):
 _Data = TypedDict("_Data", {"training set": Images, "held-out set": NotRequired[Images | None]})
 
 
+class Origin(TypedDict):
+    """What a run began with, if not with random weights, see `la_tf.beginning`."""
+
+    option: str  # --warm_start, --extend or --init_from, by its name
+    path: str  # as it was given
+    step: NotRequired[Annotated[int, range(2**63)]]  # steps that the run there had done
+    weights: NotRequired[str]  # checksum of --init_from's
+
+
 class Description(TypedDict):
     """What config.json holds."""
 
     config: dict[str, dict[str, Any]]
     data: _Data
+    origin: NotRequired[Origin | None]
 
 
 class Start(TypedDict, total=False):
@@ -58,6 +71,42 @@ def read_description(path: pathlib.Path) -> tuple[Config, dict[str, Any]]:
         return _checked(from_dict(stored["config"])), stored["data"]
     except (StoredFileError, ConfigError) as error:
         raise RunError(f"{file} cannot be read ({str(error).rstrip('.')}): restore it.") from error
+
+
+def read_origin(path: pathlib.Path) -> Origin | None:
+    """What a run began with; None for random weights, and where that cannot be read."""
+    try:
+        return read_json(path / CONFIG_FILE, Description).get("origin")
+    except StoredFileError:
+        return None
+
+
+def extended(finished_run: str | os.PathLike, /, **options: Any) -> Config:
+    """The configuration of a finished run that is to train on, for more epochs, as a new run.
+
+        la_tf.train(la_tf.extended("runs/mine", epochs=300, run_dir="runs/mine-300"))
+
+    Args:
+      finished_run: its directory. Where it is gone, the new run, if it has begun, says the same.
+      **options: what is to change, as in `recipe`: `epochs` and `run_dir` in any case. All else is
+        as in that run, but for where and on what it happened.
+
+    Raises:
+      ConfigError: there is no such option, or a value is of the wrong kind or out of range.
+      RunError: there is no such run.
+    """
+    path, begun = pathlib.Path(finished_run).expanduser(), options.get("run_dir")
+    if begun is not None and not (path / CONFIG_FILE).exists():
+        begun = pathlib.Path(begun).expanduser()
+        path = begun if (begun / CONFIG_FILE).exists() else path
+    config = read_description(path)[0]
+    given = {
+        name: value
+        for section in dataclasses.fields(config)
+        if section.name != "run"
+        for name, value in dataclasses.asdict(getattr(config, section.name)).items()
+    }
+    return config_of(given | {"extend": os.fspath(finished_run)} | options)
 
 
 def read_starts(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -5,12 +5,19 @@ import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from la_tf import config as config_lib
+from la_tf import stored_config
 from la_tf.config import Config
 from la_tf.errors import RunError
 from la_tf.files import lock, write_json
 from la_tf.runs.checkpoints import mend_list, present_checkpoints
-from la_tf.runs.description import CONFIG_FILE, ENVIRONMENT_FILE, Description, Start
+from la_tf.runs.description import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    Description,
+    Origin,
+    Start,
+    read_origin,
+)
 from la_tf.runs.log import Record, read_log
 from la_tf.stored import StoredFileError, read_json
 
@@ -18,6 +25,8 @@ from la_tf.stored import StoredFileError, read_json
 # are may change too; their names, order and labels are held by the fingerprint.
 LOCATION_OPTIONS = ("data", "val_data")
 LOCK = "lock"
+# Of the section 'run', what makes a run another one: with the others it is the same in the end.
+_BEGINS_ANOTHER = ("init_from",)
 _WRITTEN = (CONFIG_FILE, ENVIRONMENT_FILE)
 
 
@@ -100,7 +109,14 @@ class RunDirectory:
       mended: a sentence if the list of its checkpoints was damaged, else None.
     """
 
-    def __init__(self, path: str, config: Config, data: dict[str, Any], environment: Record):
+    def __init__(
+        self,
+        path: str,
+        config: Config,
+        data: dict[str, Any],
+        environment: Record,
+        origin: Origin | None = None,
+    ):
         """Makes the directory, or checks that it holds the same run.
 
         Args:
@@ -108,6 +124,8 @@ class RunDirectory:
           config: the effective configuration.
           data: what identifies the data: sizes and fingerprints.
           environment: versions and devices of this start; appended to environment.json.
+          origin: what the run begins with if not with random weights; a run that is resumed keeps
+            what it has begun with.
 
         Raises:
           RunError: the directory cannot be written, is in use, holds something else, or holds a
@@ -119,15 +137,15 @@ class RunDirectory:
         # A start that failed before its first checkpoint leaves nothing worth protecting, and may
         # be repeated with other options.
         self.resumed = bool(present_checkpoints(self.path / "checkpoints"))
-        description = {"config": config_lib.to_dict(config), "data": data}
-        if not self.resumed and _has_trained(self.path / "metrics.jsonl"):
+        description = {"config": stored_config.to_dict(config), "data": data}
+        if not self.resumed and _has_trained(self.path):
             raise RunError(
                 f"{self.path} holds the log of a run whose checkpoints are gone: it cannot be "
                 "resumed, and is not overwritten; name another --run_dir."
             )
         if self.resumed:
             stored = read_file(config_file, Description)
-            config_lib.require_without_removed(stored["config"])
+            stored_config.require_without_removed(stored["config"])
             refuse_differences(self.path, differences(stored, description))
         elif not config_file.exists() and not self._holds_nothing_else():
             raise RunError(f"{self.path} holds files but no run: name an empty or a new --run_dir.")
@@ -137,7 +155,7 @@ class RunDirectory:
             for leftover in self._leftovers():
                 leftover.unlink()
             if not self.resumed:
-                write_json(config_file, description)
+                write_json(config_file, description | {"origin": origin})
             self.environments = self._append_environment(environment)
             self.mended = mend_list(self.path / "checkpoints")
         except BlockingIOError:
@@ -168,9 +186,11 @@ class RunDirectory:
         self._lock.close()
 
 
-def _has_trained(log: pathlib.Path) -> bool:
-    """Whether a log holds anything later than the checks before the first step."""
-    return log.exists() and any(record["step"] > 0 for record in read_log(log))
+def _has_trained(path: pathlib.Path) -> bool:
+    """Whether a log holds anything later than the checks before the first step of its own."""
+    log, origin = path / "metrics.jsonl", read_origin(path)
+    taken_over = origin.get("step", 0) if origin and origin["option"] != "init_from" else 0
+    return log.exists() and any(record["step"] > taken_over for record in read_log(log))
 
 
 def differences(stored: Record, wanted: Record) -> Iterator[tuple[str, Any, Any]]:
@@ -181,10 +201,10 @@ def differences(stored: Record, wanted: Record) -> Iterator[tuple[str, Any, Any]
     for name in wanted["data"]:
         if stored["data"].get(name) != wanted["data"][name]:
             yield f"the data's {name}", stored["data"].get(name), wanted["data"][name]
-    defaults = config_lib.to_dict(Config())
+    defaults = stored_config.to_dict(Config())
     for section, options in wanted["config"].items():
         if section == "run":
-            continue
+            options = {name: options[name] for name in _BEGINS_ANOTHER}
         # An option that is younger than the run had its default's effect.
         before = defaults[section] | stored["config"].get(section, {})
         for name, value in options.items():

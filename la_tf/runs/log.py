@@ -57,11 +57,10 @@ class RunLog:
         """Bytes written so far."""
         return self._file.tell()
 
-    def begin_with(self, other: pathlib.Path, size: int) -> None:
-        """Replaces what was written by the first `size` bytes of another log."""
+    def begin_with(self, lines: Iterable[str]) -> None:
+        """Replaces what was written by lines of another log, each with its end."""
         self.truncate(0)
-        with other.open("rb") as file:
-            self._file.write(file.read(size).decode(errors="replace"))
+        self._file.writelines(lines)
         self._file.flush()
 
     def truncate(self, size: int) -> None:
@@ -91,10 +90,11 @@ def read_log(path: pathlib.Path) -> list[Record]:
     or null for what could not be measured.
     """
     lines = path.read_bytes().decode(errors="replace").split("\n")
-    return [record for line in lines[:-1] if (record := _record(line)) is not None]
+    return [record for line in lines[:-1] if (record := parse_record(line)) is not None]
 
 
-def _record(line: str) -> Record | None:
+def parse_record(line: str) -> Record | None:
+    """A line of a log; None where it is no whole record."""
     try:
         record = parse_json(line, _Record)
     except StoredFileError:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from la_tf.building import network_of
+from la_tf.building import EMBEDDING, network_of, with_preprocessing
 from la_tf.config import Config, NumericsConfig
 from la_tf.data.base import Source, align_labels
 from la_tf.data.checks import keep_good_images
@@ -20,7 +20,7 @@ from la_tf.errors import RunError, first_line
 from la_tf.phases import phase_after
 from la_tf.runs import runtime
 from la_tf.runs.checkpoints import present_checkpoints
-from la_tf.runs.description import read_description
+from la_tf.runs.description import Origin, read_description, read_origin
 from la_tf.runs.log import read_log
 from la_tf.runs.warm_start import warm_start_end
 
@@ -36,7 +36,8 @@ class TrainedRun:
       config: the run's effective configuration.
       data: sizes and fingerprints of the images it was trained and evaluated on.
       step: steps done.
-      network: images [B, S, S, 3] -> unit embeddings [B, D], with the trained weights, in float32.
+      network: normalised images [B, S, S, 3], see `data.augment.normalize` -> unit embeddings [B,
+        D], with the trained weights, in float32. `keras_model` takes images as they are.
       read_bank: reads the memory bank, [N, D] unit rows; it may raise RunError.
     """
 
@@ -78,6 +79,11 @@ class TrainedRun:
         records = read_log(log) if log.exists() else []
         return warm_start_end(self.config, self.steps_per_epoch, records)
 
+    @functools.cached_property
+    def origin(self) -> Origin | None:
+        """What it began with; None for random weights."""
+        return read_origin(self.path)
+
     @property
     def objective(self) -> str:
         """What it was trained by last, see `phases`; 'untrained' at step 0."""
@@ -92,8 +98,31 @@ class TrainedRun:
         """Whether these are the images whose rows the bank holds, in its order."""
         return identify(train_set) == self.data["training set"]
 
+    def keras_model(self, level: str = EMBEDDING) -> tf.keras.Model:
+        """The trained network with its preprocessing, as a Keras model to use and to train on.
+
+        It has weights of its own: to train it changes nothing of the run. `model.save("x.keras")`
+        keeps it, and `tf.keras.models.load_model` loads it where this library is not installed (of
+        a ResNet, where TF Model Garden is).
+
+        Args:
+          level: 'embedding', or one of the layers conv1 to conv5 of the readouts.
+
+        Returns:
+          RGB images [B, S, S, 3] from 0 to 255, of any integers or fractions, not normalised ->
+          unit embeddings [B, D], or the features [B, h, w, C] of the level, after batch
+          normalisation and ReLU. It does not resize: S is the run's `image_size`.
+
+        Raises:
+          ValueError: there is no such level.
+        """
+        one_device = dataclasses.replace(self.config.network, sync_bn=False)
+        network = network_of(dataclasses.replace(self.config, network=one_device))
+        network.set_weights(self.network.get_weights())
+        return with_preprocessing(network, level)
+
     def untrained_network(self) -> tf.keras.Model:
-        """The network as it was before the first step."""
+        """The network as it was before the first step, or would have been without --init_from."""
         tf.keras.utils.set_random_seed(self.config.schedule.seed)
         return network_of(self.config)
 
@@ -111,12 +140,22 @@ def open_run(run_dir: str) -> TrainedRun:
       ConfigError: its network cannot be built.
     """
     path = pathlib.Path(run_dir).expanduser()
+    config, _ = read_description(path)
+    runtime.configure(NumericsConfig(), config.schedule.seed)
+    return restored_run(path)
+
+
+def restored_run(path: pathlib.Path) -> TrainedRun:
+    """What `open_run` gives, and in a process that stays as it is.
+
+    Raises:
+      RunError, ConfigError: as there.
+    """
     config, data = read_description(path)
     tried, failure = None, None
     # Training may go on meanwhile, and remove a checkpoint for which there is a newer one then.
     while (checkpoint := _newest(path)) != tried:
         tried = checkpoint
-        runtime.configure(NumericsConfig(), config.schedule.seed)
         network = network_of(config)
         try:
             # It keeps its file open, so that the bank can be read when that has been removed.
