@@ -6,7 +6,6 @@ each other. matplotlib's global settings are changed only while drawing.
 
 import dataclasses
 import io
-import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -15,8 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
-
-from la_tf.analysis.part import Group
 
 GROUND, INK, MUTED, FAINT = "#ffffff", "#1f2430", "#667080", "#dde1e7"
 DARK = {GROUND: "#1a1e26", INK: "#e4e8ef", MUTED: "#9aa5b5", FAINT: "#353c49"}
@@ -236,28 +233,3 @@ def planar_map(title: str, classes: Sequence[MapClass], limits: np.ndarray) -> s
         axes.spines[side].set_visible(True)
     _legend(axes)
     return _svg(figure)
-
-
-@_drawn
-def neighbour_sheet(groups: Sequence[Group]) -> bytes:
-    """Queries and their neighbours as one PNG, in the form of Figure 3."""
-    strips = [(g.heading, strip) for g in groups for strip in g.strips]
-    columns = 1 + max(len(strip.neighbours) for _, strip in strips)
-    figure = Figure(figsize=(1.15 * columns, 1.6 * len(strips)), layout="constrained")
-    for part, (heading, strip) in zip(
-        figure.subfigures(len(strips), squeeze=False)[:, 0], strips, strict=True
-    ):
-        part.suptitle(f"{heading}: {strip.words}", x=0.01, ha="left", fontsize=9, color=MUTED)
-        tiles = (strip.query, *strip.neighbours)
-        for axes, tile in zip(part.subplots(1, columns, squeeze=False)[0], tiles, strict=False):
-            axes.imshow(tile.picture, interpolation="nearest" if len(tile.picture) < 96 else None)
-            below = "query" if tile.similarity is None else f"{tile.similarity:.2f} {tile.name}"
-            axes.set_xlabel(textwrap.shorten(below, 19, placeholder="…"), fontsize=8, color=INK)
-        for axes in part.axes:
-            axes.set(xticks=[], yticks=[])
-            axes.grid(visible=False)
-            for spine in axes.spines.values():
-                spine.set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
-    return buffer.getvalue()
