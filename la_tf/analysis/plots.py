@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+from PIL import Image
 
 GROUND, INK, MUTED, FAINT = "#ffffff", "#1f2430", "#667080", "#dde1e7"
 DARK = {GROUND: "#1a1e26", INK: "#e4e8ef", MUTED: "#9aa5b5", FAINT: "#353c49"}
@@ -24,6 +25,7 @@ DASHES = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 SHAPES = ("o", "s", "^")
 _SIZE = (4.6, 3.0)  # inches
 _BINS = 45  # of a histogram
+_PICTURE = 64  # pixels of a picture on a map, at most
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 10,
@@ -225,7 +227,9 @@ def planar_map(title: str, classes: Sequence[MapClass], limits: np.ndarray) -> s
         )
     for i, of_class in enumerate(classes):
         for point, picture in of_class.pictures:
-            image = OffsetImage(picture, zoom=26 / len(picture), interpolation="nearest")
+            small = Image.fromarray(picture)
+            small.thumbnail((_PICTURE, _PICTURE))
+            image = OffsetImage(small, zoom=26 / small.width, interpolation="nearest")
             frame = {"edgecolor": COLOURS[i], "linewidth": 1.6}
             axes.add_artist(AnnotationBbox(image, point, pad=0.06, bboxprops=frame))
     axes.set(title=title, xlim=limits[0], ylim=limits[1], aspect="equal", xticks=[], yticks=[])
