@@ -13,7 +13,7 @@ from la_tf.data.base import sample_rows
 
 IMAGES = 500  # t-SNE takes a second
 PICTURES = 150  # at most, of which each has its place
-PICTURE_SIDE = 0.075  # as a share of the map's side: to be recognised on a telephone
+PICTURE_SIDE = 0.085  # as a share of the map's side: to be recognised on a telephone
 PERPLEXITY = 30  # scikit-learn's; about how many neighbours of an image count
 ITERATIONS = 500  # half of scikit-learn's: enough for so few
 FEWEST = 4
