@@ -45,9 +45,8 @@ def test_pairs_and_outliers_are_those_of_full_sorts(unit_rows):
 
 def test_of_many_images_a_sample_is_looked_at_and_the_caption_says_so(unit_rows, monkeypatch):
     monkeypatch.setattr(extremes, "MAX_ROWS", 30)
-    monkeypatch.setattr(extremes, "MAX_OUTLIER_ROWS", 20)
     caption = part_of(unit_rows(80, 4)).caption
-    assert "among a sample of 30 images, and the farthest are of a sample of 20." in caption
+    assert "Pairs, and the farthest, are of a sample of 30 images." in caption
     assert "sample" not in part_of(unit_rows(15, 4)).caption
 
 

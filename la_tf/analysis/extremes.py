@@ -12,8 +12,7 @@ PAIRS = 8
 OUTLIERS = 6
 NEIGHBOURS = 10  # how near an image is to them says how far out it lies
 SHOWN = 5  # of those
-MAX_ROWS = 20_000  # among which pairs are looked for
-MAX_OUTLIER_ROWS = 5_000  # that are compared with all images
+MAX_ROWS = 10_000  # among which pairs are looked for, and which are compared with all others
 
 
 def extremes_part(images: RunImages, gallery: EmbeddedImages) -> Part:
@@ -36,23 +35,19 @@ def extremes_part(images: RunImages, gallery: EmbeddedImages) -> Part:
         )
         for i, ((a, b), s) in enumerate(zip(pairs, similarities, strict=True))
     ]
-    candidates = sample_rows(len(vectors), MAX_OUTLIER_ROWS, seed)
     count = min(NEIGHBOURS, len(vectors) - 1)
-    similarities, found = nearest_others(vectors[candidates], candidates, vectors, count)
+    similarities, found = nearest_others(vectors[rows], rows, vectors, count)
     mean = similarities.mean(axis=1)
     farthest = np.argsort(mean, kind="stable")[:OUTLIERS]
     words = [
         f"{file_name(source, row)}, mean similarity {similarity:.3f}"
-        for row, similarity in zip(candidates[farthest], mean[farthest], strict=True)
+        for row, similarity in zip(rows[farthest], mean[farthest], strict=True)
     ]
     shown = found[farthest, :SHOWN], similarities[farthest, :SHOWN]
-    outliers = strips_of(images, source, candidates[farthest], words, source, *shown)
+    outliers = strips_of(images, source, rows[farthest], words, source, *shown)
     sampled = ""
     if len(rows) < len(vectors):
-        sampled = (
-            f" Pairs are among a sample of {len(rows):,} images, and the farthest are of a sample "
-            f"of {len(candidates):,}."
-        )
+        sampled = f" Pairs, and the farthest, are of a sample of {len(rows):,} images."
     return Part(
         f"In {gallery.words}: the two images of a pair are the most similar of all, and often the "
         "same photograph twice, which tools/search.py --duplicates finds in any folder. The "

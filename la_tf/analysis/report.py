@@ -43,9 +43,9 @@ def write_report(
     """Writes report.html and figures/ into a run directory, finished or not, labelled or not.
 
     In place of a part that cannot be made stands the reason. Large data are sampled, and the
-    captions say so: 5,000 rows of the bank for the densities and the farthest images, 20,000 for
-    the nearest pairs, 500 on the map, 10,000 held-out images, and 50,000 training images where the
-    bank is of others.
+    captions say so: 5,000 rows of the bank for the densities, 10,000 for the nearest pairs and
+    the farthest images, 500 on the map, 10,000 held-out images, and 50,000 training images where
+    the bank is of others.
 
     Args:
       run_dir: as `tools/train.py` made it.
