@@ -64,7 +64,7 @@ def density_part(runs: Sequence[BankDensity]) -> Part:
         "(local), and neighbours of higher rank (background). The paper takes the nearest 30, and "
         "ranks 1,000 to 4,096 of 1,281,167 images; where 4,096 would be more than a quarter of the "
         "images, the ranks are scaled down in proportion, so that they end at a quarter. "
-        f"{' '.join(_ranks(run) for run in runs)}",
+        f"{' '.join(_ranks(run) for run in runs)} The lowest half percent is not drawn.",
         tuple(_histograms(runs, kind) for kind in ("local", "background")),
     )
 

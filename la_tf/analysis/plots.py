@@ -91,9 +91,14 @@ def _svg(figure: Figure) -> str:
 
 @_drawn
 def histograms(title: str, distributions: Mapping[str, np.ndarray]) -> str:
-    """Histograms of values by label, with the same bins, as SVG (a panel of Figure 2)."""
+    """Histograms of values by label, with the same bins, as SVG (a panel of Figure 2).
+
+    The lowest half percent of each is not drawn: a single image would stretch the axis.
+    """
     figure, axes = _axes(_SIZE[0], _SIZE[1] + 0.18 * max(0, len(distributions) - 2))
-    edges = np.histogram_bin_edges(np.concatenate(list(distributions.values())), _BINS)
+    low = min(np.quantile(values, 0.005) for values in distributions.values())
+    high = max(values.max() for values in distributions.values())
+    edges = np.histogram_bin_edges([], _BINS, (low, high))
     for i, (label, values) in enumerate(distributions.items()):
         colour = COLOURS[i % len(COLOURS)]
         axes.hist(
