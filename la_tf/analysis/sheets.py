@@ -68,7 +68,7 @@ def photo_map(
         (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_MAP} {_MAP}">',
             f"<style>circle{{fill:{COLOURS[0]};fill-opacity:0.6}} rect{{fill:{GROUND}}}",
-            f"@media (prefers-color-scheme:dark){{rect{{fill:{DARK[GROUND]}}}}}</style>",
+            f"@media screen and (prefers-color-scheme:dark){{rect{{fill:{DARK[GROUND]}}}}}</style>",
             f'<rect width="{_MAP}" height="{_MAP}"/>',
             *circles,
             *images,
