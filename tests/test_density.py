@@ -7,7 +7,8 @@ import pytest
 
 from la_tf.analysis import density
 from la_tf.analysis.part import Unavailable
-from la_tf.evaluation.bank_density import densities
+from la_tf.evaluation.bank_density import DENSITY, densities, quantiles
+from la_tf.runs.log import RunLog, read_log
 
 
 def sorted_others(bank: np.ndarray) -> np.ndarray:
@@ -74,6 +75,27 @@ def test_figure_2_draws_every_run_and_says_its_means(unit_rows):
             assert f"{name}: mean {mean:.3f}." in plot.alt
     # 200 images: 199 // 4 = 49, 1000 * 49 / 4096 = 11.96.
     assert "one (IR): the nearest 11, and ranks 12 to 49, of 200 images." in part.caption
+
+
+def test_what_a_run_logged_at_the_end_of_the_warm_start_is_drawn_beside_its_end(
+    unit_rows, tmp_path
+):
+    early, late = unit_rows(200, 4, 1), unit_rows(200, 16, 2)
+    log = RunLog(tmp_path / "metrics.jsonl")
+    log.write("train", 5, 1, loss=1.0)
+    log.write(DENSITY, 7, 1, quantiles=quantiles(densities(early)))
+    log.close()
+    records = read_log(tmp_path / "metrics.jsonl")
+    assert density.logged_density("run", records, step=7, num_examples=200) == []  # it is the end
+    (logged,) = density.logged_density("run (end of IR)", records, step=8, num_examples=200)
+    expected = sorted_others(early)
+    for name, ranks in (("local", slice(11)), ("background", slice(11, 49))):
+        values, found = expected[:, ranks].mean(1), getattr(logged.found, name)
+        np.testing.assert_allclose(found, np.quantile(values, np.linspace(0, 1, 201)), atol=1e-5)
+    part = density.density_part([logged, density.bank_density("run (LA)", late, 0)])
+    assert "run (end of IR): the nearest 11, and ranks 12 to 49, of 200 images" in part.caption
+    for plot in part.plots:
+        assert plot.alt.index("run (end of IR): mean") < plot.alt.index("run (LA): mean")
 
 
 def test_one_image_has_no_density():

@@ -69,3 +69,37 @@ def test_many_queries_against_many_rows_equal_a_full_sort(unit_rows):
     expected = -np.sort(-(queries @ bank.T), axis=1)[:, :5]
     np.testing.assert_allclose(similarities, expected, atol=1e-6)
     np.testing.assert_allclose(np.einsum("qd,qkd->qk", queries, bank[rows]), expected, atol=1e-6)
+
+
+def all_pairs(vectors: np.ndarray) -> list[tuple[float, int, int]]:
+    """Every pair of rows with its similarity, the most similar first."""
+    rows = vectors.astype(np.float64)
+    found = [(rows[i] @ rows[j], i, j) for j in range(len(rows)) for i in range(j)]
+    return sorted(found, key=lambda pair: -pair[0])
+
+
+@pytest.mark.parametrize("count", [1, 7, 300, 5000])
+@pytest.mark.parametrize("products", [1, 700, 1 << 20])
+def test_nearest_pairs_are_those_of_a_full_sort(unit_rows, monkeypatch, count, products):
+    monkeypatch.setattr(knn, "_PRODUCTS", products)  # blocks of one row, of some, of all
+    vectors = unit_rows(60, 5)
+    expected = all_pairs(vectors)[:count]
+    similarities, pairs = knn.nearest_pairs(vectors, count)
+    np.testing.assert_allclose(similarities, [s for s, _, _ in expected], atol=1e-6)
+    assert [tuple(pair) for pair in pairs] == [(i, j) for _, i, j in expected]
+
+
+def test_pairs_below_the_threshold_are_left_out(unit_rows):
+    vectors = unit_rows(60, 5)
+    expected = [(i, j) for s, i, j in all_pairs(vectors) if s >= 0.8]
+    assert 5 < len(expected) < 1000
+    _, pairs = knn.nearest_pairs(vectors, 1000, 0.8)
+    assert [tuple(pair) for pair in pairs] == expected
+    assert len(knn.nearest_pairs(vectors, 4, 0.8)[0]) == 4
+    assert knn.nearest_pairs(vectors[:1], 4)[1].shape == (0, 2)
+
+
+def test_copies_are_pairs_of_similarity_one(unit_rows):
+    vectors = np.concatenate([unit_rows(50, 64), unit_rows(50, 64)[[3, 3, 20]]])
+    _, pairs = knn.nearest_pairs(vectors, 100, 1)
+    assert sorted(map(tuple, pairs)) == [(3, 50), (3, 51), (20, 52), (50, 51)]

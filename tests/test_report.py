@@ -15,7 +15,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from PIL import Image
 
-from la_tf.analysis import report
+from la_tf.analysis import extremes, report
 from la_tf.analysis.report import write_report
 from la_tf.config import Config, DataConfig, NetworkConfig, ReportConfig, RunConfig, ScheduleConfig
 from la_tf.data.base import DataError
@@ -57,8 +57,14 @@ class Page(html.parser.HTMLParser):
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
-    def all(self, tag: str) -> list[dict]:
-        return [attributes for name, attributes in self.elements if name == tag]
+    def all(self, tag: str, section: str | None = None) -> list[dict]:
+        """Attributes of the elements of a tag, on the page or in the section of this id."""
+        found, at = [], None
+        for name, attributes in self.elements:
+            at = attributes.get("id") if name == "section" else at
+            if name == tag and section in (None, at):
+                found.append(attributes)
+        return found
 
 
 def write_digits(folder: pathlib.Path, rows: range, labelled: bool) -> None:
@@ -124,7 +130,8 @@ def test_names_of_classes_and_runs_are_text(page):
     mapped = [image["alt"] for image in page.all("img") if image["alt"].startswith("Classes of")]
     assert shown  # how many depends on what the network tells apart
     assert sum(f"{name} (" in alt for name in CLASSES for alt in mapped) == 6
-    assert page.text.count("run <b>") >= 2  # heading and caption of Figure 2
+    assert page.text.count("run <b>") >= 3  # heading and caption of Figure 2
+    assert "run <b> (end of IR): the nearest" in page.text
     assert {"i", "b"} & {tag for tag, attributes in page.elements if attributes} == set()
     assert all(image["src"] != "x" for image in page.all("img"))
 
@@ -168,7 +175,8 @@ def test_every_figure_is_in_the_page_and_a_file(page, labelled):
     curves = "clusters close data-wait inertia knn learning-rate loss neighbors spread throughput"
     drawings = [f"curves-{name}.svg" for name in curves.split()]
     drawings += ["density-background.svg", "density-local.svg", "mds-high.svg", "mds-low.svg"]
-    assert {*drawings, "neighbours.png"} <= set(files)
+    drawings += ["photos.svg"]
+    assert {*drawings, "neighbours.png", "clusters.png", "extremes.png"} <= set(files)
     assert not [name for name in files if name.startswith(("curves-nmi", "curves-plateau"))]
     for name in drawings:
         ElementTree.parse(labelled / "figures" / name)
@@ -178,6 +186,10 @@ def test_every_figure_is_in_the_page_and_a_file(page, labelled):
     sheet = Image.open(io.BytesIO(base64.b64decode(views["src"].partition(",")[2])))
     assert sheet.size == Image.open(labelled / "figures" / "augmented_views.png").size
     tiles = 9 * page.text.count("True class")  # queries, and eight neighbours each
+    assert len(page.all("img", "neighbours")) == tiles
+    # Two of each pair; the farthest images, and five neighbours each.
+    assert len(page.all("img", "extremes")) == 2 * extremes.PAIRS + 6 * extremes.OUTLIERS
+    tiles = sum(len(page.all("img", key)) for key in ("neighbours", "clusters", "extremes"))
     assert sum(src.startswith("data:image/png") for src in images) == tiles
     assert not list(labelled.glob("*.partial"))
 
@@ -200,6 +212,8 @@ def test_without_labels_the_report_says_what_is_missing(plain_page, unlabelled):
     assert "Labelled held-out images are needed to choose classes; none exist." in page.text
     assert "Held-out kNN not measured it needs labelled held-out images" in page.text
     assert "A sample of training images" in page.text and "<i>$5 \\x$.png" in page.text
+    for section in ("photos", "clusters", "extremes"):
+        assert page.all("img", section)
     assert "tools/evaluate.py does that" in page.text
     assert not list((unlabelled / "figures").glob("mds*"))
     assert not list((unlabelled / "figures").glob("curves-knn*"))
@@ -285,6 +299,8 @@ def test_other_images_are_searched_among_themselves(labelled, unlabelled, tmp_pa
     page = Page(write_report(str(run), data=str(labelled.parent / "images")))
     assert "in centre crops of 200 training images" in page.text
     assert "Of centre crops of 60 held-out images" in page.text
+    assert "The clusters are of the images of the run, which these are not." in page.text
+    assert page.all("img", "photos") and page.all("img", "extremes")
     assert sum(image["alt"].startswith("Classes of high") for image in page.all("img")) == 1
 
 

@@ -73,19 +73,19 @@ def test_prediction_and_confidence_equal_votes_counted_one_by_one(unit_rows, k):
         assert found.rows[q].tolist() == voters.tolist()
 
 
-def test_the_most_confident_come_from_as_many_classes_as_there_are():
-    confidence = np.array([0.9, 0.8, 0.99, 0.7, 0.8, 0.95])
+def test_the_highest_scores_come_from_as_many_classes_as_there_are():
+    scores = np.array([0.9, 0.8, 0.99, 0.7, 0.8, 0.95])
     labels = np.array([0, 0, 1, 2, 0, 1])
     eligible = np.array([True, True, True, True, True, False])
 
     def chosen(count):
-        return retrieval.most_confident(confidence, labels, eligible, count).tolist()
+        return retrieval.highest(scores, labels, eligible, count).tolist()
 
     assert chosen(2) == [2, 0]
     assert chosen(3) == [2, 0, 3]
     assert chosen(4) == [2, 0, 1, 3]  # a second of class 0, the earlier of two that are equal
     assert chosen(9) == [2, 0, 1, 4, 3]
-    assert retrieval.most_confident(confidence, labels, ~eligible & False, 3).tolist() == []
+    assert retrieval.highest(scores, labels, ~eligible & False, 3).tolist() == []
 
 
 def test_strips_show_the_right_pictures_with_their_classes():
@@ -96,22 +96,25 @@ def test_strips_show_the_right_pictures_with_their_classes():
     queries = EmbeddedImages(heldout, angles(11, 52), "2 images")  # a 1 near row 1; a 2 near row 5
     found = retrieval.classify(queries.vectors, gallery.vectors, train.labels, 10, 0.07, k=3)
     part = retrieval.labelled_part(images, gallery, queries, found)
-    success, failure = (group.strips[0] for group in part.groups)
+    success, failure, same = (group.strips[0] for group in part.groups)
     assert [group.heading for group in part.groups] == [
         "Most confident successes",
+        "Least confident failures",
         "Most confident failures",
     ]
+    assert same.words == failure.words  # the only one
     assert success.words.startswith("True class 1, predicted 1, confidence 0.")
     assert failure.words.startswith("True class 2, predicted 5, confidence 0.")
     for strip, query, rows in ((success, 0, [1, 2, 0]), (failure, 1, [5, 6, 4])):
-        assert [tile.name for tile in strip.neighbours] == [str(row) for row in rows]
-        np.testing.assert_array_equal(strip.query.picture, pixels_of(heldout, query))
-        for tile, row in zip(strip.neighbours, rows, strict=True):
+        shown, *neighbours = strip.tiles
+        assert [tile.name for tile in neighbours] == [str(row) for row in rows]
+        np.testing.assert_array_equal(shown.picture, pixels_of(heldout, query))
+        for tile, row in zip(neighbours, rows, strict=True):
             # 32-pixel images at 32 pixels: a centre crop is the image itself.
             np.testing.assert_array_equal(tile.picture, pixels_of(train, row))
             cosine = float(queries.vectors[query] @ gallery.vectors[row])
             assert tile.similarity == pytest.approx(cosine, abs=1e-6)
-    assert [tile.same for tile in success.neighbours] == [True, False, False]
+    assert [tile.same for tile in success.tiles] == [None, True, False, False]
     assert "50.0% are classified rightly by their 3 nearest neighbours" in part.caption
 
 
@@ -128,11 +131,28 @@ def test_without_held_out_images_a_sample_of_training_images_is_shown():
         row = int(strip.words.removeprefix("digits[").removesuffix("]"))
         similarity = gallery.vectors @ gallery.vectors[row]
         expected = [i for i in np.argsort(-similarity, kind="stable") if i != row]
-        np.testing.assert_array_equal(strip.query.picture, pixels_of(train, row))
-        for tile, neighbour in zip(strip.neighbours, expected, strict=False):
+        shown, *neighbours = strip.tiles
+        np.testing.assert_array_equal(shown.picture, pixels_of(train, row))
+        for tile, neighbour in zip(neighbours, expected, strict=False):
             assert tile.similarity == pytest.approx(similarity[neighbour], abs=1e-5)
             assert (tile.name, tile.same) == ("", None)
-    assert len(group.strips[0].neighbours) == retrieval.NEIGHBOURS
+    assert len(group.strips[0].tiles) == 1 + retrieval.NEIGHBOURS
+
+
+def test_failures_of_high_and_of_low_confidence_stand_beside_each_other():
+    digits = DigitsSource()
+    train, heldout = Subset(digits, range(20)), Subset(digits, range(20, 40))
+    confidence = np.random.default_rng(2).permutation(np.linspace(0.3, 0.9, 20))
+    wrong = (heldout.labels + 1) % 10
+    rows = np.tile(np.arange(3), (20, 1))
+    found = retrieval.Classified(wrong, confidence, rows, np.ones((20, 3)))
+    gallery = EmbeddedImages(train, np.eye(20), "the gallery")
+    queries = EmbeddedImages(heldout, np.zeros((20, 20)), "20 images")
+    low, high = retrieval.labelled_part(images_of(train, heldout), gallery, queries, found).groups
+    for group, end in ((low, confidence.min()), (high, confidence.max())):
+        assert len(group.strips) == retrieval.STRIPS
+        assert group.strips[0].words.endswith(f"confidence {end:.2f}")
+    assert (low.heading, high.heading) == ("Least confident failures", "Most confident failures")
 
 
 def test_a_single_image_has_no_neighbours():

@@ -17,7 +17,7 @@ from la_tf.data.base import DataError
 from la_tf.embedding.embedding_model import EmbeddingError, EmbeddingModel, export_model, run_model
 from la_tf.runs.trained_run import open_run
 from la_tf.search.gallery import EmbeddedFiles, embed_queries, open_gallery
-from la_tf.search.nearest import search
+from la_tf.search.nearest import duplicates, search
 from la_tf.search.picture_files import PictureFiles
 
 
@@ -197,6 +197,60 @@ def test_the_tool_finds_the_same_and_embeds_once(
     assert read_results(again) == printed and (tmp_path / "deep/er/page.html").exists()
 
 
+def test_duplicates_are_the_nearest_pairs_of_different_files(run, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "gallery")
+    shutil.copy(folder / "z.png", tmp_path / "gallery" / "copy.png")
+    os.symlink("z.png", tmp_path / "gallery" / "link.png")
+    os.symlink("link.png", tmp_path / "gallery" / "a.png")
+    files = PictureFiles(str(tmp_path / "gallery"))
+    gallery = open_gallery(run_model(run), files, str(tmp_path / "cache"))
+    names = [*NAMES, "copy.png"]
+    vectors = {name: alone(run, tmp_path / "gallery" / name) for name in names}
+    expected = sorted((vectors[a] @ vectors[b] for i, a in enumerate(names) for b in names[:i]))
+    found = duplicates(gallery, 1000)
+    assert [r.matches[0].similarity for r in found] == pytest.approx(expected[::-1], abs=1e-5)
+    assert found[0].matches[0].similarity == pytest.approx(1, abs=1e-5)
+    for result in found:
+        (match,) = result.matches
+        a, b = result.query.path.resolve(), match.picture.path.resolve()
+        assert a != b
+        product = vectors[str(a.relative_to(tmp_path / "gallery"))]
+        product = product @ vectors[str(b.relative_to(tmp_path / "gallery"))]
+        assert match.similarity == pytest.approx(product, abs=1e-5)
+    assert len(duplicates(gallery, 3)) == 3
+    count, middle = widest_gap(expected)
+    assert len(duplicates(gallery, 1000, middle)) == count
+
+
+def widest_gap(similarities: list[float]) -> tuple[int, float]:
+    """How many lie above the widest gap, and its middle: rounding moves none across it."""
+    falling = np.sort(similarities)[::-1]
+    last = int((falling[:-1] - falling[1:]).argmax())
+    return last + 1, float(falling[last : last + 2].mean())
+
+
+def test_the_tool_prints_the_pairs_of_a_folder(
+    run_tool, trained_run, folder, gallery, cache_dir, tmp_path
+):
+    flags = (f"--run_dir={trained_run}", f"--gallery={folder}", f"--cache_dir={cache_dir}")
+    expected = duplicates(gallery, 1000)
+    code, out, err = run_tool("search", *flags, "--duplicates", "--num_results=4", cwd=tmp_path)
+    assert (code, err) == (0, "") and (tmp_path / "search.html").exists()
+    printed = re.findall(r"^ +(\d+) +(-?\d\.\d{3})  (.+)\n {15}(.+)$", out, re.MULTILINE)
+    assert [int(rank) for rank, *_ in printed] == [1, 2, 3, 4]
+    similarity = {(r.query.label, r.matches[0].picture.label): r.matches[0] for r in expected}
+    for (_, shown, *pair), best in zip(printed, expected, strict=False):
+        # Two pairs may be as near as rounding can tell.
+        assert float(shown) == pytest.approx(similarity[tuple(pair)].similarity, abs=6e-4)
+        assert float(shown) == pytest.approx(best.matches[0].similarity, abs=6e-4)
+    assert "34 pictures, 0 of them embedded now" in out
+    count, middle = widest_gap([result.matches[0].similarity for result in expected])
+    code, out, _ = run_tool(
+        "search", *flags, "--duplicates", f"--min_similarity={middle}", cwd=tmp_path
+    )
+    assert code == 0 and len(re.findall(r"^ {15}", out, re.MULTILINE)) == count
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
 def test_names_are_printed_whatever_they_are(
     run_tool, trained_run, tmp_path, monkeypatch, encoding
@@ -234,6 +288,8 @@ def test_a_reader_that_leaves_is_no_error(trained_run, folder, tmp_path):
         (["--gallery=A", "--query=B"], "one of --run_dir and --export_dir"),
         (["--run_dir=A", "--export_dir=B", "--gallery=A", "--query=B"], "one of --run_dir"),
         (["--run_dir=A", "--gallery=B"], "--query, what to search for"),
+        (["--run_dir=A", "--gallery=B", "--query=C", "--duplicates"], "or --duplicates"),
+        (["--run_dir=A", "--gallery=B", "--query=C", "--min_similarity=1"], "needs --duplicates"),
         (["--run_dir=A", "--gallery=A", "--query=B", "--num_results=0"], "num_results"),
         (["--run_dir=A", "--gallery=GONE", "--query=GONE"], "GONE does not exist: name a"),
     ],

@@ -142,6 +142,24 @@ def test_a_long_search_is_shown_in_part_and_says_so(results, folder, tmp_path):
     assert len(read.sections) == 100
 
 
+def test_pairs_stand_beside_each_other(results, folder, tmp_path):
+    def write_pairs(pairs):
+        limits = write_page(str(tmp_path / "page.html"), pairs, str(folder), 4, "m", pairs=True)
+        return limits, Reader((tmp_path / "page.html").read_text(encoding="utf-8"))
+
+    pairs = [SearchResult(r.query, r.matches[:1]) for r in results[:2]]
+    limits, page = write_pairs(pairs)
+    assert limits == "" and page.headings == ["turned.jpg", ODD]  # below the folder
+    for section, pair in zip(page.sections, pairs, strict=True):
+        names = [pair.query.path.name, str(pair.matches[0].picture.path.relative_to(folder))]
+        assert [tile["alt"] for tile in section] == names
+        assert f"0.988 {names[1]} " in section[1]["text"]
+    limits, page = write_pairs(pairs * 60)
+    assert limits == "The page shows the first 100 of 120 pairs." and len(page.sections) == 100
+    limits, page = write_pairs([])
+    assert limits == "" and page.notes == ["No two pictures are as similar as that."]
+
+
 def test_a_page_is_replaced_and_nothing_else(results, folder, tmp_path):
     page = tmp_path / "page.html"
     write(page, results, folder)

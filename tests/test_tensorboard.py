@@ -35,6 +35,7 @@ from la_tf.data.augment import augment_view, center_view, view_seed
 from la_tf.data.base import sample_rows
 from la_tf.data.digits import digits_parts
 from la_tf.data.folder import FolderSource
+from la_tf.runs.log import read_log
 from la_tf.trainer import train
 
 pytestmark = pytest.mark.slow
@@ -143,18 +144,30 @@ def test_the_figure_is_the_sheet(run_dir):
 # Densities
 
 
-def test_histograms_are_of_the_densities_in_the_bank_at_the_end_of_an_epoch(run_dir, digits):
-    count = digits.num_examples
-    rows = sample_rows(count, 1000, SEED)
+@pytest.fixture(scope="module")
+def expected_densities(run_dir, digits):
+    """name -> step -> densities of the sampled rows in the bank of that checkpoint."""
+    rows = sample_rows(digits.num_examples, 1000, SEED)
     ranks = {"local": (1, 30), "background": (88, 359)}  # 359 = 1436 // 4; 88 : 359 as 1000 : 4096
-    banks = {step: bank_at(run_dir, step).astype(np.float64) for step in STEPS}
-    for name, (first, last) in ranks.items():
+    found = {name: {} for name in ranks}
+    for step in STEPS:
+        bank = bank_at(run_dir, step).astype(np.float64)
+        similarity = bank[rows] @ bank.T
+        similarity[np.arange(len(rows)), rows] = -np.inf
+        similarity = -np.sort(-similarity, axis=1)
+        for name, (first, last) in ranks.items():
+            found[name][step] = similarity[:, first - 1 : last].mean(axis=1)
+    return found
+
+
+def test_histograms_are_of_the_densities_in_the_bank_at_the_end_of_an_epoch(
+    run_dir, expected_densities
+):
+    for name, of_steps in expected_densities.items():
         shown = summaries(run_dir / "tensorboard" / "run", f"density/{name}")
         assert list(shown) == STEPS
         for step, buckets in shown.items():
-            similarity = banks[step][rows] @ banks[step].T
-            similarity[np.arange(len(rows)), rows] = -np.inf
-            density = -np.sort(-similarity, axis=1)[:, first - 1 : last].mean(axis=1)
+            density = of_steps[step]
             left, right, counts = buckets.T
             np.testing.assert_allclose(
                 [left[0], right[-1]], [density.min(), density.max()], rtol=1e-6
@@ -169,6 +182,14 @@ def test_histograms_are_of_the_densities_in_the_bank_at_the_end_of_an_epoch(run_
             inside = np.cumsum(counts)[:-1]
             assert (surely <= inside).all() and (inside <= below).all()
             assert (below - surely).max() < 100  # so that the line before says something
+
+
+def test_the_log_keeps_the_densities_at_the_end_of_the_warm_start(run_dir, expected_densities):
+    (record,) = (r for r in read_log(run_dir / "metrics.jsonl") if r["kind"] == "density")
+    assert (record["step"], record["epoch"]) == (22, 2)
+    for name, of_steps in expected_densities.items():
+        expected = np.quantile(of_steps[22], np.linspace(0, 1, 201))
+        np.testing.assert_allclose(record["quantiles"][name], expected, atol=1e-5)
 
 
 # The projector

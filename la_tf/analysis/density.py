@@ -8,18 +8,27 @@ import numpy as np
 from la_tf.analysis import plots
 from la_tf.analysis.part import Part, Plot, Unavailable
 from la_tf.data.base import sample_rows
-from la_tf.evaluation.bank_density import Densities, densities
+from la_tf.evaluation.bank_density import DENSITY, Densities, densities, from_quantiles
+from la_tf.runs.log import Record, records_with
 
 MAX_ROWS = 5_000
 
 
 @dataclasses.dataclass(frozen=True)
 class BankDensity:
-    """Densities at a sample of the N rows of one run's bank, and the label of the run."""
+    """Densities at a sample of the N rows of one run's bank.
+
+    Attributes:
+      label: of the run.
+      num_examples: N.
+      found: the densities, as measured or as logged.
+      sampled: how many rows they are of; None where that is not known any more.
+    """
 
     label: str
     num_examples: int
     found: Densities
+    sampled: int | None
 
 
 def bank_density(label: str, bank: np.ndarray, seed: int) -> BankDensity:
@@ -31,7 +40,21 @@ def bank_density(label: str, bank: np.ndarray, seed: int) -> BankDensity:
     if len(bank) < 2:
         raise Unavailable("A single image has no neighbours.")
     rows = sample_rows(len(bank), MAX_ROWS, seed)
-    return BankDensity(label, len(bank), densities(bank, rows))
+    return BankDensity(label, len(bank), densities(bank, rows), len(rows))
+
+
+def logged_density(
+    label: str, metrics: Sequence[Record], step: int, num_examples: int
+) -> list[BankDensity]:
+    """The densities at the end of the warm start of a run that has gone on since, to `step`.
+
+    Empty where the log does not have them: there was no warm start, or it was not over.
+    """
+    found = [r for r in records_with(metrics, DENSITY, "quantiles") if r["step"] < step][-1:]
+    return [
+        BankDensity(label, num_examples, from_quantiles(r["quantiles"], num_examples), None)
+        for r in found
+    ]
 
 
 def density_part(runs: Sequence[BankDensity]) -> Part:
@@ -41,7 +64,7 @@ def density_part(runs: Sequence[BankDensity]) -> Part:
         "(local), and neighbours of higher rank (background). The paper takes the nearest 30, and "
         "ranks 1,000 to 4,096 of 1,281,167 images; where 4,096 would be more than a quarter of the "
         "images, the ranks are scaled down in proportion, so that they end at a quarter. "
-        f"{' '.join(_ranks(run) for run in runs)}",
+        f"{' '.join(_ranks(run) for run in runs)} The lowest half percent is not drawn.",
         tuple(_histograms(runs, kind) for kind in ("local", "background")),
     )
 
@@ -56,7 +79,11 @@ def _histograms(runs: Sequence[BankDensity], kind: str) -> Plot:
 def _ranks(run: BankDensity) -> str:
     """The neighbours that the densities of a run are means over, in words."""
     first, last = run.found.background_ranks
-    sampled = f", for a sample of {MAX_ROWS:,}" if run.num_examples > MAX_ROWS else ""
+    sampled = ""
+    if run.sampled is None:
+        sampled = ", as training has logged it for a sample"
+    elif run.sampled < run.num_examples:
+        sampled = f", for a sample of {run.sampled:,}"
     return (
         f"{run.label}: the nearest {run.found.local_count}, and ranks {first:,} to {last:,}, of "
         f"{run.num_examples:,} images{sampled}."

@@ -8,16 +8,16 @@ import numpy as np
 from PIL import Image
 
 THUMBNAIL = 128  # pixels; smaller images keep their own
+_FEW = 48  # pixels; those of a smaller picture can be seen
 
 
 def data_uri(picture: np.ndarray | Image.Image, side: int = THUMBNAIL) -> str:
     """A picture, uint8 [S, S, 3] or an image, as a data: address.
 
-    It is scaled down to `side` pixels at most. Small pictures, whose pixels can be seen, become
-    PNG, others JPEG.
+    It is scaled down to `side` pixels at most. Small pictures become PNG, others JPEG.
     """
     image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture.convert("RGB")
-    kind = "PNG" if max(image.size) < THUMBNAIL else "JPEG"
+    kind = "PNG" if max(image.size) < _FEW else "JPEG"
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, kind, quality=85, optimize=True)

@@ -1,18 +1,23 @@
 """Images of a run and their embeddings; of many images a sample, so that a report stays quick."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import tensorflow as tf
 
-from la_tf.data.augment import denormalize
+from la_tf.analysis.part import Tile
+from la_tf.data.augment import center_view, denormalize
 from la_tf.data.base import Source, Subset, sample_rows
-from la_tf.data.pipeline import eval_dataset
+from la_tf.data.pipeline import EVAL_BATCH_SIZE
 from la_tf.embedding.embedder import Embedder
 from la_tf.runs.trained_run import TrainedRun
 
 MAX_HELD_OUT = 10_000
 MAX_GALLERY = 50_000  # training images, where the bank does not hold their embeddings
+_PARALLEL = 32  # images that are decoded at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +32,7 @@ class EmbeddedImages:
 class RunImages:
     """The images of a run, or others in their place, and what its network makes of them.
 
-    Images are embedded when something asks for them; `heldout` may be None.
+    Images are read and embedded when something asks for them; `heldout` may be None.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class RunImages:
         self.heldout = heldout
         self._say = say
         self._embedder = Embedder(run.network)
+        self._reader = functools.cache(self._reader)  # many figures show images of one source
 
     @property
     def labelled(self) -> bool:
@@ -69,8 +75,39 @@ class RunImages:
         views = [denormalize(views).numpy() for _, views in self._center_views(source, rows)]
         return np.concatenate(views)
 
-    def _center_views(self, source: Source, rows: np.ndarray):
-        return eval_dataset(Subset(source, rows), image_size=self.run.config.data.image_size)
+    def tiles(self, source: Source, rows: np.ndarray) -> list[Tile]:
+        """Some images with their classes."""
+        if not len(rows):
+            return []
+        names = [""] * len(rows)
+        if source.labels is not None:
+            names = [source.class_names[label] for label in source.labels[rows]]
+        return list(map(Tile, self.pictures(source, rows), names))
+
+    def _center_views(
+        self, source: Source, rows: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, tf.Tensor]]:
+        """Batches of rows [B] and their centre views [B, S, S, 3]."""
+        read = self._reader(source)
+        for start in range(0, len(rows), EVAL_BATCH_SIZE):
+            part = rows[start : start + EVAL_BATCH_SIZE]
+            yield part, read(tf.constant(part, tf.int64))
+
+    def _reader(self, source: Source) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Reads centre views of rows; traced once, which takes longer than to read a few images."""
+        side = self.run.config.data.image_size
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)], autograph=False)
+        def read(rows: tf.Tensor) -> tf.Tensor:
+            with tf.device("CPU:0"):  # as in training; a GPU would round differently
+                return tf.map_fn(
+                    lambda row: center_view(source.load(row), side),
+                    rows,
+                    fn_output_signature=tf.TensorSpec([side, side, 3], tf.float32),
+                    parallel_iterations=_PARALLEL,
+                )
+
+        return read
 
     def _embedded(self, source: Source, limit: int, words: str) -> EmbeddedImages:
         count = source.num_examples
@@ -78,4 +115,10 @@ class RunImages:
         some = f"{len(rows):,} sampled of {count:,}" if len(rows) < count else f"{count:,}"
         words = words.format(some)
         self._say(f"embedding {words} ...")
-        return EmbeddedImages(Subset(source, rows), self.embed(source, rows), words)
+        chosen = Subset(source, rows) if len(rows) < count else source
+        return EmbeddedImages(chosen, self.embed(chosen, np.arange(len(rows))), words)
+
+
+def file_name(source: Source, row: int) -> str:
+    """The name of an image without its folders."""
+    return pathlib.PurePath(source.key(int(row))).name

@@ -12,29 +12,39 @@ class Unavailable(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """A drawing: its file name without .svg, the SVG, and what it shows in words."""
+    """A drawing.
+
+    Attributes:
+      name: of its file, without .svg.
+      svg: the drawing.
+      alt: what it shows, in words.
+      wide: whether it is drawn as wide as the page.
+    """
 
     name: str
     svg: str
     alt: str
+    wide: bool = False
 
 
 class Tile(NamedTuple):
-    """A picture with its class, and how it compares with the query."""
+    """A picture with its class, and how it compares with the query of its strip."""
 
     picture: np.ndarray  # uint8 [S, S, 3]
     name: str  # of its class; empty without labels
-    similarity: float | None = None  # None for the query itself
+    similarity: float | None = None  # to the query, or to what the strip is of; None for the query
     same: bool | None = None  # whether it is of the query's class; None without labels
 
 
 @dataclasses.dataclass(frozen=True)
 class Strip:
-    """A query, its neighbours with falling similarity, and the words above them."""
+    """Pictures side by side, and the words above them: of a query and its neighbours, for example.
+
+    The query, if there is one, is the first.
+    """
 
     words: str
-    query: Tile
-    neighbours: tuple[Tile, ...]
+    tiles: tuple[Tile, ...]
 
 
 @dataclasses.dataclass(frozen=True)

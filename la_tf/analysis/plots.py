@@ -6,7 +6,6 @@ each other. matplotlib's global settings are changed only while drawing.
 
 import dataclasses
 import io
-import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -15,8 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
-
-from la_tf.analysis.part import Group
+from PIL import Image
 
 GROUND, INK, MUTED, FAINT = "#ffffff", "#1f2430", "#667080", "#dde1e7"
 DARK = {GROUND: "#1a1e26", INK: "#e4e8ef", MUTED: "#9aa5b5", FAINT: "#353c49"}
@@ -27,6 +25,7 @@ DASHES = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 SHAPES = ("o", "s", "^")
 _SIZE = (4.6, 3.0)  # inches
 _BINS = 45  # of a histogram
+_PICTURE = 64  # pixels of a picture on a map, at most
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 10,
@@ -92,9 +91,14 @@ def _svg(figure: Figure) -> str:
 
 @_drawn
 def histograms(title: str, distributions: Mapping[str, np.ndarray]) -> str:
-    """Histograms of values by label, with the same bins, as SVG (a panel of Figure 2)."""
+    """Histograms of values by label, with the same bins, as SVG (a panel of Figure 2).
+
+    The lowest half percent of each is not drawn: a single image would stretch the axis.
+    """
     figure, axes = _axes(_SIZE[0], _SIZE[1] + 0.18 * max(0, len(distributions) - 2))
-    edges = np.histogram_bin_edges(np.concatenate(list(distributions.values())), _BINS)
+    low = min(np.quantile(values, 0.005) for values in distributions.values())
+    high = max(values.max() for values in distributions.values())
+    edges = np.histogram_bin_edges([], _BINS, (low, high))
     for i, (label, values) in enumerate(distributions.items()):
         colour = COLOURS[i % len(COLOURS)]
         axes.hist(
@@ -228,7 +232,9 @@ def planar_map(title: str, classes: Sequence[MapClass], limits: np.ndarray) -> s
         )
     for i, of_class in enumerate(classes):
         for point, picture in of_class.pictures:
-            image = OffsetImage(picture, zoom=26 / len(picture), interpolation="nearest")
+            small = Image.fromarray(picture)
+            small.thumbnail((_PICTURE, _PICTURE))
+            image = OffsetImage(small, zoom=26 / small.width, interpolation="nearest")
             frame = {"edgecolor": COLOURS[i], "linewidth": 1.6}
             axes.add_artist(AnnotationBbox(image, point, pad=0.06, bboxprops=frame))
     axes.set(title=title, xlim=limits[0], ylim=limits[1], aspect="equal", xticks=[], yticks=[])
@@ -236,28 +242,3 @@ def planar_map(title: str, classes: Sequence[MapClass], limits: np.ndarray) -> s
         axes.spines[side].set_visible(True)
     _legend(axes)
     return _svg(figure)
-
-
-@_drawn
-def neighbour_sheet(groups: Sequence[Group]) -> bytes:
-    """Queries and their neighbours as one PNG, in the form of Figure 3."""
-    strips = [(g.heading, strip) for g in groups for strip in g.strips]
-    columns = 1 + max(len(strip.neighbours) for _, strip in strips)
-    figure = Figure(figsize=(1.15 * columns, 1.6 * len(strips)), layout="constrained")
-    for part, (heading, strip) in zip(
-        figure.subfigures(len(strips), squeeze=False)[:, 0], strips, strict=True
-    ):
-        part.suptitle(f"{heading}: {strip.words}", x=0.01, ha="left", fontsize=9, color=MUTED)
-        tiles = (strip.query, *strip.neighbours)
-        for axes, tile in zip(part.subplots(1, columns, squeeze=False)[0], tiles, strict=False):
-            axes.imshow(tile.picture, interpolation="nearest" if len(tile.picture) < 96 else None)
-            below = "query" if tile.similarity is None else f"{tile.similarity:.2f} {tile.name}"
-            axes.set_xlabel(textwrap.shorten(below, 19, placeholder="…"), fontsize=8, color=INK)
-        for axes in part.axes:
-            axes.set(xticks=[], yticks=[])
-            axes.grid(visible=False)
-            for spine in axes.spines.values():
-                spine.set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
-    return buffer.getvalue()

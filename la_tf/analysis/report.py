@@ -9,12 +9,15 @@ import tensorflow as tf
 from PIL import Image
 
 from la_tf.analysis import curves, retrieval
-from la_tf.analysis.density import bank_density, density_part
+from la_tf.analysis.clusters import clusters_part
+from la_tf.analysis.density import bank_density, density_part, logged_density
+from la_tf.analysis.extremes import extremes_part
 from la_tf.analysis.html import data_uri, html_template
-from la_tf.analysis.images import RunImages
+from la_tf.analysis.images import EmbeddedImages, RunImages
 from la_tf.analysis.mds import mds_part
 from la_tf.analysis.part import Part, Unavailable
-from la_tf.analysis.plots import neighbour_sheet
+from la_tf.analysis.photo_map import photo_map_part
+from la_tf.analysis.sheets import sheet
 from la_tf.data.base import DataError
 from la_tf.errors import RunError, first_line
 from la_tf.files import replace_file
@@ -40,8 +43,9 @@ def write_report(
     """Writes report.html and figures/ into a run directory, finished or not, labelled or not.
 
     In place of a part that cannot be made stands the reason. Large data are sampled, and the
-    captions say so: 5,000 rows of the bank for the densities, 10,000 held-out images, and 50,000
-    training images where the bank is of others.
+    captions say so: 5,000 rows of the bank for the densities, 10,000 for the nearest pairs and
+    the farthest images, 500 on the map, 10,000 held-out images, and 50,000 training images where
+    the bank is of others.
 
     Args:
       run_dir: as `tools/train.py` made it.
@@ -60,7 +64,7 @@ def write_report(
     """
     run = open_run(run_dir)
     compared = [open_run(other) for other in others]
-    neighbours, map_ = _of_images(run, data, val_data, holdout, say)
+    of_images = _of_images(run, data, val_data, holdout, say)
     metrics, timing = _log(run, "metrics.jsonl"), _log(run, "timing.jsonl")
     records = metrics.value or []
     steps = run.steps_per_epoch
@@ -74,8 +78,11 @@ def write_report(
     sections = [
         _Section("curves", "Learning curves", drawn_curves),
         _Section("density", "Density of the embedding", density, "Figure 2"),
-        _Section("neighbours", "Nearest neighbours", neighbours, "Figure 3"),
-        _Section("map", "Map of classes", map_, "Figure 4"),
+        _Section("photos", "Map of the images", of_images["photos"]),
+        _Section("neighbours", "Nearest neighbours", of_images["neighbours"], "Figure 3"),
+        _Section("clusters", "Clusters", of_images["clusters"]),
+        _Section("extremes", "Nearest pairs and farthest images", of_images["extremes"]),
+        _Section("map", "Map of classes", of_images["map"], "Figure 4"),
     ]
     page = html_template("la_tf.analysis", "report.html").render(
         name=_name(run),
@@ -130,8 +137,9 @@ class _Section:
 
 def _of_images(
     run: TrainedRun, data: str | None, val_data: str | None, holdout: int, say: Callable
-) -> tuple[_Attempt, _Attempt]:
-    """The parts that need the images: nearest neighbours, and the map of classes."""
+) -> dict[str, _Attempt]:
+    """The parts that need the images, by the keys of their sections."""
+    keys = ("neighbours", "map", "photos", "clusters", "extremes")
     try:
         train, heldout = open_images(run, data, val_data, holdout, say)
     except DataError as error:
@@ -141,30 +149,44 @@ def _of_images(
             missing=f"The images of the run are needed, and cannot be used: {error} If they have "
             "moved, give their place to tools/analyze.py as --data."
         )
-        return gone, gone
+        return dict.fromkeys(keys, gone)
     images = RunImages(run, train, heldout, say)
     gallery = _attempt(images.gallery)
     if gallery.missing:
-        return gallery, gallery
+        return dict.fromkeys(keys, gallery)
+    return {
+        "photos": _attempt(lambda: photo_map_part(images, gallery.value)),
+        "clusters": _attempt(lambda: clusters_part(images, gallery.value)),
+        "extremes": _attempt(lambda: extremes_part(images, gallery.value)),
+        **_by_class(images, gallery.value),
+    }
+
+
+def _by_class(images: RunImages, gallery: EmbeddedImages) -> dict[str, _Attempt]:
+    """Figures 3 and 4, which compare classes where there are any."""
     if not images.labelled:
-        return (
-            _attempt(lambda: retrieval.sampled_part(images, gallery.value)),
-            _Attempt(missing="Labelled held-out images are needed to choose classes; none exist."),
-        )
+        return {
+            "neighbours": _attempt(lambda: retrieval.sampled_part(images, gallery)),
+            "map": _Attempt(
+                missing="Labelled held-out images are needed to choose classes; none exist."
+            ),
+        }
     queries = _attempt(images.queries)
     if queries.missing:
-        return queries, queries
+        return dict.fromkeys(("neighbours", "map"), queries)
     found = retrieval.classify(
         queries.value.vectors,
-        gallery.value.vectors,
-        gallery.value.source.labels,
-        len(train.class_names),
-        run.config.objective.tau,
+        gallery.vectors,
+        gallery.source.labels,
+        len(images.train.class_names),
+        images.run.config.objective.tau,
     )
-    return (
-        _attempt(lambda: retrieval.labelled_part(images, gallery.value, queries.value, found)),
-        _attempt(lambda: mds_part(images, queries.value, found)),
-    )
+    return {
+        "neighbours": _attempt(
+            lambda: retrieval.labelled_part(images, gallery, queries.value, found)
+        ),
+        "map": _attempt(lambda: mds_part(images, queries.value, found)),
+    }
 
 
 def _augmented_views(run: TrainedRun) -> str:
@@ -184,12 +206,13 @@ def _densities(runs: Sequence[TrainedRun]) -> Part:
     names = [_name(run) for run in runs]
     if len(set(names)) < len(names):
         names = [str(run.path) for run in runs]
-    return density_part(
-        [
-            bank_density(f"{name} ({run.objective})", run.bank, run.config.schedule.seed)
-            for name, run in zip(names, runs, strict=True)
-        ]
-    )
+    found = []
+    for name, run in zip(names, runs, strict=True):
+        records = _log(run, "metrics.jsonl").value or []
+        found += logged_density(f"{name} (end of IR)", records, run.step, run.num_examples)
+        label = f"{name} ({run.objective})"
+        found.append(bank_density(label, run.bank, run.config.schedule.seed))
+    return density_part(found)
 
 
 def _name(run: TrainedRun) -> str:
@@ -214,4 +237,4 @@ def _write_figures(folder: pathlib.Path, sections: Sequence[_Section]) -> None:
         for plot in part.plots:
             replace_file(folder / f"{plot.name}.svg", plot.svg.encode())
         if part.groups:
-            replace_file(folder / f"{section.key}.png", neighbour_sheet(part.groups))
+            replace_file(folder / f"{section.key}.png", sheet(part.groups))

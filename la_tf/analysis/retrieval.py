@@ -1,16 +1,15 @@
 """Images and their nearest neighbours in the embedding (Figure 3)."""
 
 import dataclasses
-import pathlib
 
 import numpy as np
 
-from la_tf.analysis.images import EmbeddedImages, RunImages
-from la_tf.analysis.part import Group, Part, Strip, Tile, Unavailable
+from la_tf.analysis.images import EmbeddedImages, RunImages, file_name
+from la_tf.analysis.part import Group, Part, Strip, Unavailable
 from la_tf.data.base import Source, sample_rows
 from la_tf.evaluation.knn import nearest, nearest_others, votes
 
-STRIPS = 4  # successes, and as many failures
+STRIPS = 3  # of a kind, as in the paper
 SAMPLED_STRIPS = 6  # without labels
 NEIGHBOURS = 8  # in a strip
 
@@ -50,50 +49,53 @@ def classify(
     return Classified(shares.argmax(axis=1), shares.max(axis=1), rows, similarities)
 
 
-def most_confident(
-    confidence: np.ndarray, labels: np.ndarray, eligible: np.ndarray, count: int
-) -> np.ndarray:
-    """The `count` queries of highest confidence [Q], from as many classes as possible.
+def highest(scores: np.ndarray, labels: np.ndarray, eligible: np.ndarray, count: int) -> np.ndarray:
+    """The `count` queries of highest score [Q], from as many classes as possible.
 
     Only `eligible` ones, bool [Q], are chosen. Every class gives one before any gives a second; of
     equal ones the first comes first.
 
     Returns:
-      Numbers of queries by falling confidence.
+      Numbers of queries by falling score.
     """
     candidates = np.flatnonzero(eligible)
-    candidates = candidates[np.argsort(-confidence[candidates], kind="stable")]
+    candidates = candidates[np.argsort(-scores[candidates], kind="stable")]
     rank_in_class = np.empty(len(candidates), int)
     for label in np.unique(labels[candidates]):
         of_class = labels[candidates] == label
         rank_in_class[of_class] = np.arange(of_class.sum())
     chosen = candidates[np.argsort(rank_in_class, kind="stable")[:count]]
-    return chosen[np.argsort(-confidence[chosen], kind="stable")]
+    return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 
 def labelled_part(
     images: RunImages, gallery: EmbeddedImages, queries: EmbeddedImages, found: Classified
 ) -> Part:
-    """Figure 3: the most confident successes and failures among held-out images, `queries`."""
+    """Figure 3 of held-out images, `queries`: successes and failures, and how sure they were."""
     labels, names = queries.source.labels, queries.source.class_names
-    right = found.predicted == labels
+    right, confidence = found.predicted == labels, found.confidence
     groups = []
-    for kind, eligible in (("successes", right), ("failures", ~right)):
-        rows = most_confident(found.confidence, labels, eligible, STRIPS)
+    for heading, scores, eligible in (
+        ("Most confident successes", confidence, right),
+        ("Least confident failures", -confidence, ~right),
+        ("Most confident failures", confidence, ~right),
+    ):
+        rows = highest(scores, labels, eligible, STRIPS)
         words = [
             f"True class {names[labels[row]]}, predicted {names[found.predicted[row]]}, "
-            f"confidence {found.confidence[row]:.2f}"
+            f"confidence {confidence[row]:.2f}"
             for row in rows
         ]
         neighbours = found.rows[rows, :NEIGHBOURS], found.similarities[rows, :NEIGHBOURS]
-        strips = _strips(images, queries.source, rows, words, gallery.source, *neighbours)
-        groups.append(Group(f"Most confident {kind}", strips))
+        strips = strips_of(images, queries.source, rows, words, gallery.source, *neighbours)
+        groups.append(Group(heading, strips))
     return Part(
         f"Left a held-out image, then its nearest neighbours in {gallery.words}, with similarity "
         f"falling. Of {queries.words}, {right.mean():.1%} are classified rightly by their "
         f"{found.rows.shape[1]} nearest neighbours; confidence is the share of the weighted votes "
-        "that the predicted class has. As many classes are shown as fit. The paper's failures are "
-        "of low confidence; these are the ones the network is surest of.",
+        "that the predicted class has. As many classes are shown as fit. The paper shows failures "
+        "of low confidence; those of high confidence say more about what the network takes for "
+        "alike. ≠ marks a neighbour of another class than the image's.",
         groups=tuple(group for group in groups if group.strips),
     )
 
@@ -121,8 +123,8 @@ def sampled_part(images: RunImages, gallery: EmbeddedImages) -> Part:
         similarities, found = nearest_others(
             images.embed(source, rows), rows, gallery.vectors, count
         )
-    words = [pathlib.PurePath(source.key(int(row))).name for row in rows]
-    strips = _strips(images, source, rows, words, gallery.source, found, similarities)
+    words = [file_name(source, row) for row in rows]
+    strips = strips_of(images, source, rows, words, gallery.source, found, similarities)
     return Part(
         f"Left a {kind} image, drawn at random, then its nearest neighbours in {gallery.words}, "
         "with similarity falling. Without labelled held-out images there are no successes and "
@@ -131,7 +133,7 @@ def sampled_part(images: RunImages, gallery: EmbeddedImages) -> Part:
     )
 
 
-def _strips(
+def strips_of(
     images: RunImages,
     source: Source,
     rows: np.ndarray,
@@ -142,23 +144,13 @@ def _strips(
 ) -> tuple[Strip, ...]:
     """A strip for each of `rows`, with neighbours and similarities [R, n]."""
     known = source.labels is not None and gallery.labels is not None
-    found = _tiles(images, gallery, neighbours.ravel())
+    found = images.tiles(gallery, neighbours.ravel())
     strips = []
-    for i, query in enumerate(_tiles(images, source, rows)):
+    for i, query in enumerate(images.tiles(source, rows)):
         tiles = found[i * neighbours.shape[1] :]
-        compared = tuple(
+        compared = (
             tile._replace(similarity=similarity, same=tile.name == query.name if known else None)
             for tile, similarity in zip(tiles, similarities[i].tolist(), strict=False)
         )
-        strips.append(Strip(words[i], query, compared))
+        strips.append(Strip(words[i], (query, *compared)))
     return tuple(strips)
-
-
-def _tiles(images: RunImages, source: Source, rows: np.ndarray) -> list[Tile]:
-    """Images with their classes."""
-    if not len(rows):
-        return []
-    names = [""] * len(rows)
-    if source.labels is not None:
-        names = [source.class_names[label] for label in source.labels[rows]]
-    return list(map(Tile, images.pictures(source, rows), names))

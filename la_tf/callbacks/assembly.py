@@ -174,7 +174,7 @@ class RunCallbacks:
         config, seed = self.config, self.config.schedule.seed
         phase_ends = {"steps_per_epoch": steps_per_epoch, "last_epoch": config.schedule.epochs}
         epochs = phase_ends | {"every_epochs": config.report.eval_every_epochs}
-        self._knn = self._milestones = self._densities = self._projector = None
+        self._knn = self._milestones = self._projector = None
         both = (self.train_set, self.heldout)
         if self.evaluates:
             for_knn = {
@@ -200,9 +200,9 @@ class RunCallbacks:
         self._exported = ExportedNetwork(
             embed_sample=lambda: self._embed_sample()[1], log=self.log, **phase_ends
         )
+        rows = sample_rows(self.train_set.num_examples, DENSITY_SAMPLE, seed)
+        self._densities = DensityHistograms(self._writer, rows, log=self.log, **epochs)
         if runtime.is_chief(self._model.distribute_strategy):
-            rows = sample_rows(self.train_set.num_examples, DENSITY_SAMPLE, seed)
-            self._densities = DensityHistograms(self._writer, rows, **epochs)
             self._projector = Projector(self._tensorboard, self.train_set, seed=seed, **phase_ends)
 
     def _embed(self, source: Source) -> np.ndarray:
@@ -272,8 +272,7 @@ class RunCallbacks:
             self._milestones.before_training()
         if self._knn:
             self.log.write("knn", 0, 0, **record_fields(self._knn.evaluate(self._model)))
-        if self._densities:
-            self._densities.write(self._model)
+        self._densities.write(self._model)
 
     def close(self) -> None:
         """Closes the progress bar and writes what TensorBoard has not got yet."""

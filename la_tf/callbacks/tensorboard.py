@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from la_tf.callbacks.step_callback import EvaluationCallback
-from la_tf.evaluation.bank_density import densities
+from la_tf.evaluation.bank_density import DENSITY, Densities, densities, quantiles
+from la_tf.runs.log import RunLog
 
 
 def tensorboard_folder(run_dir: pathlib.Path) -> pathlib.Path:
@@ -36,21 +37,28 @@ class TensorBoardScalars:
 
 
 class DensityHistograms(EvaluationCallback):
-    """Local and background density in the bank (Figure 2), as histograms over a sample of rows."""
+    """Local and background density in the bank (Figure 2), as histograms over a sample of rows.
 
-    def __init__(self, writer: tf.summary.SummaryWriter, rows: np.ndarray, **epochs: int):
+    Those at the end of the warm start go into the run's log too: its bank is not kept.
+    """
+
+    def __init__(
+        self, writer: tf.summary.SummaryWriter, rows: np.ndarray, *, log: RunLog, **epochs: int
+    ):
         """Describes what to show.
 
         Args:
           writer: takes the histograms.
           rows: [R] the rows whose densities are shown.
+          log: takes the quantiles at the end of the warm start.
           **epochs: when, see `EvaluationCallback`.
         """
         super().__init__(**epochs)
         self.writer = writer
         self.rows = rows
+        self.log = log
 
-    def write(self, model: tf.keras.Model) -> None:
+    def write(self, model: tf.keras.Model) -> Densities:
         """Shows the bank of `model` as it is."""
         found = densities(model.bank.vectors.numpy(), self.rows)
         first, last = found.background_ranks
@@ -60,7 +68,10 @@ class DensityHistograms(EvaluationCallback):
         with self.writer.as_default(step=self.step):
             tf.summary.histogram("density/local", found.local, description=near)
             tf.summary.histogram("density/background", found.background, description=far)
+        return found
 
     def evaluate_epoch(self, epoch: int) -> None:
         """Shows the bank at the end of an epoch."""
-        self.write(self.model)
+        found = self.write(self.model)
+        if self.step == self.model.warm_start_steps:
+            self.log.write(DENSITY, self.step, epoch, quantiles=quantiles(found))

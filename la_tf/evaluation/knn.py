@@ -6,6 +6,8 @@ from la_tf.faiss_library import faiss
 from la_tf.results.knn_metric import KNN_METRICS
 
 KS = tuple(metric.k for metric in KNN_METRICS)
+_PRODUCTS = 1 << 22  # held at once when all rows are compared with each other
+_ROUNDING = 1e-6  # of a product of unit rows in float32
 
 
 def clipped(num_rows: int) -> str | None:
@@ -46,6 +48,37 @@ def nearest_others(
     own[~own.any(axis=1), -1] = True
     shape = (len(vectors), count)
     return similarities[~own].reshape(shape), found[~own].reshape(shape)
+
+
+def nearest_pairs(
+    vectors: np.ndarray, count: int, min_similarity: float = -1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` most similar pairs of unit rows [N, D], exactly, or fewer if there are no more.
+
+    Each pair is found once. Those below `min_similarity` are left out; copies have 1 but for
+    rounding.
+
+    Returns:
+      Similarities [P], falling, and row numbers [P, 2], the lower one first.
+    """
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    block = max(1, _PRODUCTS // max(1, len(vectors)))
+    best, pairs = np.empty(0, np.float32), np.empty((0, 2), np.int64)
+    floor = min_similarity - _ROUNDING
+    for start in range(0, len(vectors), block):
+        # With the rows from here on: the others have been compared with these already.
+        products = vectors[start : start + block] @ vectors[start:].T
+        products[np.tril_indices(len(products), m=products.shape[1])] = -np.inf
+        if len(best) < count < products.size:
+            floor = max(floor, np.partition(products, -count, axis=None)[-count])
+        rows, columns = np.nonzero(products >= floor)
+        best = np.concatenate([best, products[rows, columns]])
+        pairs = np.concatenate([pairs, np.stack([rows, columns], axis=1) + start])
+        order = np.argsort(-best, kind="stable")[:count]
+        best, pairs = best[order], pairs[order]
+        if len(best) == count:
+            floor = max(floor, best[-1])
+    return best, pairs
 
 
 def votes(similarities: np.ndarray, labels: np.ndarray, num_classes: int, tau: float) -> np.ndarray:

@@ -9,7 +9,12 @@ from la_tf.errors import RunError
 from la_tf.stored import StoredFileError, misfit, parse_json
 
 Record = dict[str, Any]
-_TEXTS = ("kind", "phase", "name")
+_NO_NUMBERS = ("kind", "phase", "name", "quantiles")
+
+
+class _Quantiles(TypedDict):
+    local: list[float]
+    background: list[float]
 
 
 class _Record(TypedDict):
@@ -18,6 +23,7 @@ class _Record(TypedDict):
     epoch: NotRequired[int]
     phase: NotRequired[str]
     name: NotRequired[str]
+    quantiles: NotRequired[_Quantiles]
 
 
 class RunLog:
@@ -36,7 +42,7 @@ class RunLog:
           kind: train, knn, clustering, milestone, ...
           step: steps done.
           epoch: epochs begun, counted from 1.
-          **values: whatever belongs to this kind; plain numbers and strings.
+          **values: whatever belongs to this kind, see `read_log`.
 
         Raises:
           RunError: the disk is full or cannot be written.
@@ -86,8 +92,8 @@ def read_log(path: pathlib.Path) -> list[Record]:
     """All whole records of a log.
 
     A line that a kill has cut off or a disk has damaged is left out: the others still say what the
-    run did. In a whole record `kind`, `phase` and `name` are text, and all else is finite numbers,
-    or null for what could not be measured.
+    run did. In a whole record `kind`, `phase` and `name` are text, `quantiles` are those of both
+    densities of the bank, and all else is finite numbers, or null for what could not be measured.
     """
     lines = path.read_bytes().decode(errors="replace").split("\n")
     return [record for line in lines[:-1] if (record := parse_record(line)) is not None]
@@ -99,7 +105,7 @@ def parse_record(line: str) -> Record | None:
         record = parse_json(line, _Record)
     except StoredFileError:
         return None
-    numbers = {name: value for name, value in record.items() if name not in _TEXTS}
+    numbers = {name: value for name, value in record.items() if name not in _NO_NUMBERS}
     return None if misfit(numbers, dict[str, float | None]) else record
 
 

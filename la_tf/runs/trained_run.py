@@ -39,6 +39,8 @@ class TrainedRun:
       network: normalised images [B, S, S, 3], see `data.augment.normalize` -> unit embeddings [B,
         D], with the trained weights, in float32. `keras_model` takes images as they are.
       read_bank: reads the memory bank, [N, D] unit rows; it may raise RunError.
+      read_clusters: reads the labels [N, H] of the last clustering, -1 before the first; None where
+        the method has none.
     """
 
     path: pathlib.Path
@@ -47,6 +49,7 @@ class TrainedRun:
     step: int
     network: tf.keras.Model
     read_bank: Callable[[], np.ndarray]
+    read_clusters: Callable[[], np.ndarray] | None = None
 
     @functools.cached_property
     def bank(self) -> np.ndarray:
@@ -167,8 +170,15 @@ def restored_run(path: pathlib.Path) -> TrainedRun:
         except Exception as error:  # a damaged file can break TensorFlow's readers in many ways
             failure = error
         else:
-            read_bank = functools.partial(_read_bank, reader, checkpoint)
-            return TrainedRun(path, config, data, step, network, read_bank)
+            read = functools.partial(_read, reader, checkpoint)
+            clusters = f"model/cluster_labels/{_VALUE}"
+            return TrainedRun(
+                *(path, config, data, step, network),
+                read_bank=functools.partial(read, f"model/bank/vectors/{_VALUE}"),
+                read_clusters=functools.partial(read, clusters)
+                if reader.has_tensor(clusters)
+                else None,
+            )
     raise _unreadable(checkpoint, failure) from failure
 
 
@@ -179,9 +189,9 @@ def _newest(path: pathlib.Path) -> str:
     return checkpoints[-1]
 
 
-def _read_bank(reader, checkpoint: str) -> np.ndarray:
+def _read(reader, checkpoint: str, name: str) -> np.ndarray:
     try:
-        return reader.get_tensor(f"model/bank/vectors/{_VALUE}")
+        return reader.get_tensor(name)
     except Exception as error:  # as above
         raise _unreadable(checkpoint, error) from error
 

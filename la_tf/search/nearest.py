@@ -1,9 +1,11 @@
-"""The nearest pictures of a gallery."""
+"""The nearest pictures of a gallery, to others or among themselves."""
 
 import collections
 import dataclasses
 
-from la_tf.evaluation.knn import nearest
+import numpy as np
+
+from la_tf.evaluation.knn import nearest, nearest_pairs
 from la_tf.search.gallery import EmbeddedFiles, PictureFile
 
 
@@ -47,3 +49,26 @@ def search(queries: EmbeddedFiles, gallery: EmbeddedFiles, num_results: int) -> 
         ]
         results.append(SearchResult(query, tuple(matches[:num_results])))
     return results
+
+
+def duplicates(
+    gallery: EmbeddedFiles, num_pairs: int, min_similarity: float = -1.0
+) -> list[SearchResult]:
+    """Finds the most similar pairs of pictures, exactly; a file under two names is no pair.
+
+    Args:
+      gallery: what to compare, each picture with each.
+      num_pairs: how many pairs, or all there are.
+      min_similarity: of a pair.
+
+    Returns:
+      A result with one match for each pair, the most similar first.
+    """
+    _, rows = np.unique([picture.file for picture in gallery.pictures], axis=0, return_index=True)
+    rows.sort()
+    similarities, pairs = nearest_pairs(gallery.vectors[rows], num_pairs, min_similarity)
+    pictures = [gallery.pictures[row] for row in rows]
+    return [
+        SearchResult(pictures[first], (Match(pictures[second], float(similarity)),))
+        for similarity, (first, second) in zip(similarities, pairs, strict=True)
+    ]

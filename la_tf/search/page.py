@@ -64,12 +64,18 @@ def require_output(path: str) -> None:
 
 
 def write_page(
-    path: str, results: Sequence[SearchResult], gallery: str, size: int, model: str
+    path: str,
+    results: Sequence[SearchResult],
+    gallery: str,
+    size: int,
+    model: str,
+    pairs: bool = False,
 ) -> str:
     """Writes the results of a search as one HTML file, or replaces the page of an earlier search.
 
     It shows up to `MAX_QUERIES` queries with up to `MAX_MATCHES` pictures each, as thumbnails that
-    link to the files, and names the gallery, its number of pictures, `size`, and the model.
+    link to the files, and names the gallery, its number of pictures, `size`, and the model. With
+    `pairs` the results are those of `duplicates`.
 
     Returns:
       What of the results the page leaves out, as a sentence; empty if it shows all.
@@ -88,12 +94,21 @@ def write_page(
         return PageTile(name, address, *thumbnail(picture.path), similarity)
 
     shown = [
-        (tile(r.query), [tile(m.picture, folder, m.similarity) for m in r.matches[:MAX_MATCHES]])
+        (
+            tile(r.query, folder if pairs else ""),
+            [tile(m.picture, folder, m.similarity) for m in r.matches[:MAX_MATCHES]],
+        )
         for r in results[:MAX_QUERIES]
     ]
-    limits = _limits(results)
+    limits = _limits(results, "pairs" if pairs else "queries")
     page = html_template("la_tf.search", "search.html").render(
-        mark=_MARK, shown=shown, limits=limits, gallery=gallery, size=size, model=model
+        mark=_MARK,
+        shown=shown,
+        limits=limits,
+        gallery=gallery,
+        size=size,
+        model=model,
+        pairs=pairs,
     )
     try:
         replace_file(output, page.encode(errors="replace"))
@@ -102,11 +117,11 @@ def write_page(
     return limits
 
 
-def _limits(results: Sequence[SearchResult]) -> str:
+def _limits(results: Sequence[SearchResult], name: str) -> str:
     parts = []
     if len(results) > MAX_QUERIES:
-        parts.append(f"the first {MAX_QUERIES} of {len(results):,} queries")
-    if (most := max(len(result.matches) for result in results)) > MAX_MATCHES:
+        parts.append(f"the first {MAX_QUERIES} of {len(results):,} {name}")
+    if (most := max((len(r.matches) for r in results), default=0)) > MAX_MATCHES:
         parts.append(f"the first {MAX_MATCHES} of {most:,} pictures found for each")
     return f"The page shows {' and '.join(parts)}." if parts else ""
 
