@@ -31,7 +31,7 @@ FLOORS = (
     ("la_tf/runs/",),
     ("la_tf/embedding/", "la_tf/results/"),
     ("la_tf/evaluation/", "la_tf/export/", "la_tf/serving/"),
-    ("la_tf/analysis/", "la_tf/callbacks/", "detection/"),
+    ("la_tf/analysis/", "la_tf/callbacks/", "la_tf/classifier/", "detection/"),
     ("la_tf/search/", "la_tf/trainer.py", "la_tf/reproduction/"),
     ("la_tf/benchmark/", "la_tf/__init__.py"),
     ("tools/",),

@@ -1,0 +1,194 @@
+"""A linear readout on a frozen layer: which layer, how strongly regularised, and its weights.
+
+Logistic regression by scikit-learn on features of one fixed view of each image. The protocol of the
+paper, by gradient descent on random crops (`la_tf.evaluation.linear`), takes a batch of images and
+a rate that fits the size of the features; this takes any number from two a class on.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.preprocessing import StandardScaler
+
+from la_tf.classifier.task import Examples, Task, quality
+from la_tf.data.base import Source, Subset, sample_rows
+from la_tf.data.pipeline import eval_dataset
+from la_tf.embedding.embedder import Embedder
+from la_tf.evaluation.linear import layer_features
+from la_tf.memory import require_memory
+
+# A map with more numbers is average-pooled: as many as ResNet-50's last one has channels.
+MAX_FEATURES = 2048
+COSTS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C: how much the losses count beside the weights' squares
+FOLDS = 3
+SAMPLE = 3_000  # images among which layer and C are chosen; the weights are of all
+_NEVER = -30.0  # the logit of a class that no image of a fold has
+_MOST_STEPS = 300  # of the solver; classes that are told apart without an error need no more
+
+
+@dataclasses.dataclass(frozen=True)
+class Readout:
+    """What a layer's features say about the classes.
+
+    Attributes:
+      layer: conv1 to conv5.
+      cost: C, as the folds chose it.
+      quality: what the folds found, see `task.quality`; of images that they left out.
+      kernel: float32 [F, C].
+      bias: float32 [C]; logits are features times the kernel, and the bias.
+    """
+
+    layer: str
+    cost: float
+    quality: float
+    kernel: np.ndarray
+    bias: np.ndarray
+
+
+def fit_readout(
+    network: tf.keras.Model,
+    task: Task,
+    layers: Sequence[str],
+    seed: int,
+    say: Callable[[str], None] = print,
+) -> Readout:
+    """Chooses layer and C by folds of the training images, and fits the readout to all of them.
+
+    Args:
+      network: images [B, S, S, 3] -> embeddings, see `build_network`.
+      task: what is to be told apart.
+      layers: some of conv1 to conv5.
+      seed: of the sample and of the folds.
+      say: takes a line for each layer.
+
+    Raises:
+      RunError: the features do not fit in memory.
+    """
+    examples = task.train
+    every = layer_features(network, MAX_FEATURES)
+    features = {layer: tf.keras.Model(every.input, every.output[layer]) for layer in layers}
+    sample = sample_rows(len(examples.source), SAMPLE, seed)
+    few = Examples(Subset(examples.source, sample), examples.targets[sample])
+    folds = _folds(few.targets, task.multi_label, seed)
+    best, kept = None, None
+    for layer in layers:
+        rows = _rows(features[layer], few.source)
+        tried = {}
+        for cost in COSTS:
+            logits = _by_folds(rows, few.targets, cost, task.multi_label, folds)
+            tried[cost] = _log_loss(logits, few.targets, task.multi_label), logits
+        cost = min(tried, key=lambda c: tried[c][0])
+        loss, logits = tried[cost]
+        value = quality(logits, few.targets, task.multi_label)
+        say(f"{layer}: {task.measure} {value:.1%} in {len(folds)} folds of {len(rows)} images")
+        if best is None or loss < best[0]:
+            best, kept = (loss, layer, cost, value), rows
+    _, layer, cost, value = best
+    if len(sample) < len(examples.source):
+        kept = _rows(features[layer], examples.source)
+    return Readout(
+        layer, cost, value, *fit_logistic(kept, examples.targets, cost, task.multi_label)
+    )
+
+
+def _rows(features: tf.keras.Model, source: Source) -> np.ndarray:
+    """Features [N, F] of the centre view of each image, as the exported classifier takes it."""
+    count, width = len(source), features.output_shape[1]
+    # The rows, and the solver's own two copies of them.
+    require_memory(12 * count * width, f"the features of {count} images", "take fewer images")
+    return Embedder(features)(eval_dataset(source, image_size=features.input_shape[1]))
+
+
+def _folds(targets: np.ndarray, multi_label: bool, seed: int) -> list[tuple]:
+    """(rows to fit, rows to try) of each fold; of single classes, each fold has its share."""
+    rows = np.arange(len(targets))
+    if multi_label:
+        return list(KFold(FOLDS, shuffle=True, random_state=seed).split(rows))
+    folds = StratifiedKFold(min(FOLDS, targets.sum(axis=0).max()), shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes with fewer images than folds
+        return list(folds.split(rows, targets.argmax(axis=1)))
+
+
+def _by_folds(
+    rows: np.ndarray, targets: np.ndarray, cost: float, multi_label: bool, folds: list[tuple]
+) -> np.ndarray:
+    """Logits [N, C] of each image by the fit to the other folds."""
+    logits = np.empty(targets.shape, np.float32)
+    for fitted, tried in folds:
+        kernel, bias = fit_logistic(rows[fitted], targets[fitted], cost, multi_label)
+        logits[tried] = rows[tried] @ kernel + bias
+    return logits
+
+
+def _log_loss(logits: np.ndarray, targets: np.ndarray, multi_label: bool) -> float:
+    """The mean over images of minus the log of what the right answers were given.
+
+    Layer and C are chosen by it: on few images it tells more than their share that is right, which
+    many choices have alike, and scores are meant to be probabilities.
+    """
+    given = np.clip(probabilities(logits, multi_label).numpy(), 1e-6, 1 - 1e-6)
+    logs = np.where(targets, np.log(given), np.log1p(-given) if multi_label else 0.0)
+    return float(-logs.sum(axis=1).mean())
+
+
+def probabilities(logits: tf.Tensor, multi_label: bool) -> tf.Tensor:
+    """Logits [N, C] to scores [N, C]: softmax, or a sigmoid each with several classes an image."""
+    return tf.sigmoid(logits) if multi_label else tf.nn.softmax(logits)
+
+
+def classifier_of(network: tf.keras.Model, readout: Readout) -> tf.keras.Model:
+    """Images [B, S, S, 3] -> logits [B, C]: the network up to the layer, and the readout.
+
+    It shares the network's weights. Batch norm keeps to its moving statistics, in training too: on
+    few images those of a batch are noise, and theirs would lag behind.
+    """
+    features = layer_features(network, MAX_FEATURES)
+    dense = tf.keras.layers.Dense(len(readout.bias), dtype="float32", name="readout")
+    frozen = features(features.input, training=False)[readout.layer]
+    model = tf.keras.Model(features.input, dense(frozen), name="classifier")
+    dense.set_weights([readout.kernel, readout.bias])
+    return model
+
+
+def fit_logistic(
+    rows: np.ndarray, targets: np.ndarray, cost: float, multi_label: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logistic regression on standardised features, as weights for the features as they are.
+
+    Args:
+      rows: float32 [N, F].
+      targets: bool [N, C].
+      cost: C, of scikit-learn's LogisticRegression.
+      multi_label: one regression for each class; else one for all, whose scores sum to 1.
+
+    Returns:
+      float32 kernel [F, C] and bias [C]; a class that no row has is never predicted.
+    """
+    scaler = StandardScaler()
+    scaled = scaler.fit_transform(rows)
+    kernel = np.zeros([rows.shape[1], targets.shape[1]], np.float64)
+    bias = np.full(targets.shape[1], _NEVER, np.float64)
+    groups = [[c] for c in range(targets.shape[1])] if multi_label else [list(range(len(bias)))]
+    for group in groups:
+        labels = targets[:, group[0]] if multi_label else targets.argmax(axis=1)
+        if len(found := np.unique(labels)) < 2:
+            bias[group] = np.where(targets[0, group], -_NEVER, _NEVER)
+            continue
+        solver = LogisticRegression(C=cost, max_iter=_MOST_STEPS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            solver.fit(scaled, labels)
+        # Of two classes there is one row of weights, the logit of the second.
+        columns = group if multi_label else found[-len(solver.coef_) :]
+        kernel[:, columns], bias[columns] = solver.coef_.T, solver.intercept_
+        if not multi_label and len(found) == 2:
+            bias[found[0]] = 0.0
+    kernel /= scaler.scale_[:, np.newaxis]
+    return kernel.astype(np.float32), (bias - scaler.mean_ @ kernel).astype(np.float32)
