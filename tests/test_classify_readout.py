@@ -114,7 +114,7 @@ def test_classes_that_can_be_told_apart_are_by_two_images_of_each(network, tmp_p
     data = write_colours(tmp_path / "few", ("red", "green", "blue"), 2)
     task = open_task(DataConfig(data=str(data)), seed=0)
     said = []
-    readout = fit_readout(network, task, ["conv2", "conv5"], seed=0, say=said.append)
+    readout = fit_readout(network, task, ["conv2", "conv5"], flip=True, seed=0, say=said.append)
     assert [line.split(":")[0] for line in said] == ["conv2", "conv5"] and "2 folds" in said[0]
     assert readout.quality == 1.0 and readout.kernel.shape[1] == 3
 
@@ -122,11 +122,11 @@ def test_classes_that_can_be_told_apart_are_by_two_images_of_each(network, tmp_p
 def test_the_sample_that_chooses_does_not_limit_what_is_fitted(network, tmp_path, monkeypatch):
     data = write_colours(tmp_path / "more", ("red", "green"), 12)
     task = open_task(DataConfig(data=str(data)), seed=0)
-    whole = fit_readout(network, task, ["conv5"], seed=0, say=str)
+    whole = fit_readout(network, task, ["conv5"], flip=True, seed=0, say=str)
     monkeypatch.setattr("la_tf.classifier.readout.SAMPLE", 12)
     monkeypatch.setattr("la_tf.classifier.readout.COSTS", (whole.cost,))
     said = []
-    sampled = fit_readout(network, task, ["conv5"], seed=0, say=said.append)
+    sampled = fit_readout(network, task, ["conv5"], flip=True, seed=0, say=said.append)
     assert "of 12 images" in said[0]
     np.testing.assert_array_equal(sampled.kernel, whole.kernel)
 

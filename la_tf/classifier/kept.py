@@ -22,7 +22,7 @@ from la_tf.export.saved_model import (
     center_views,
     own_folder,
 )
-from la_tf.files import lock, replace_folder, write_json
+from la_tf.files import lock, pattern_in, replace_folder, write_json
 from la_tf.stored import StoredFileError, read_json
 
 RECORD = "classifier.json"
@@ -86,6 +86,11 @@ def own_directory(directory: pathlib.Path) -> Iterator[None]:
     Raises:
       RunError: it holds something else, cannot be made, or another process trains there.
     """
+    if character := pattern_in(directory):
+        raise RunError(
+            f"{directory} has a {character} in its path, which TensorFlow takes for a pattern of "
+            "names: name another --output_dir."
+        )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if others := sorted(set(os.listdir(directory)) - _OWN):

@@ -1,6 +1,6 @@
 """A linear readout on a frozen layer: which layer, how strongly regularised, and its weights.
 
-Logistic regression by scikit-learn on features of one fixed view of each image. The protocol of the
+Logistic regression by scikit-learn on features of the centre of each image. The protocol of the
 paper, by gradient descent on random crops (`la_tf.evaluation.linear`), takes a batch of images and
 a rate that fits the size of the features; this takes any number from two a class on.
 """
@@ -17,15 +17,15 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 from la_tf.classifier.task import Examples, Task, quality
+from la_tf.data.augment import center_view
 from la_tf.data.base import Source, Subset, sample_rows
-from la_tf.data.pipeline import eval_dataset
+from la_tf.data.pipeline import EVAL_BATCH_SIZE, eval_dataset, ordered_dataset
 from la_tf.embedding.embedder import Embedder
 from la_tf.evaluation.linear import layer_features
 from la_tf.memory import require_memory
 
-# A map with more numbers is average-pooled: as many as ResNet-50's last one has channels.
-MAX_FEATURES = 2048
-COSTS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C: how much the losses count beside the weights' squares
+MAX_FEATURES = 512  # a map with more numbers is average-pooled, to one pixel at the most
+COSTS = (1e-3, 1e-2, 1e-1, 1.0)  # C: how much the losses count beside the weights' squares
 FOLDS = 3
 SAMPLE = 3_000  # images among which layer and C are chosen; the weights are of all
 _NEVER = -30.0  # the logit of a class that no image of a fold has
@@ -55,6 +55,7 @@ def fit_readout(
     network: tf.keras.Model,
     task: Task,
     layers: Sequence[str],
+    flip: bool,
     seed: int,
     say: Callable[[str], None] = print,
 ) -> Readout:
@@ -64,6 +65,7 @@ def fit_readout(
       network: images [B, S, S, 3] -> embeddings, see `build_network`.
       task: what is to be told apart.
       layers: some of conv1 to conv5.
+      flip: whether each image is learned mirrored, too.
       seed: of the sample and of the folds.
       say: takes a line for each layer.
 
@@ -78,31 +80,44 @@ def fit_readout(
     folds = _folds(few.targets, task.multi_label, seed)
     best, kept = None, None
     for layer in layers:
-        rows = _rows(features[layer], few.source)
+        views = _views(features[layer], few.source, flip)
         tried = {}
         for cost in COSTS:
-            logits = _by_folds(rows, few.targets, cost, task.multi_label, folds)
+            logits = _by_folds(views, few.targets, cost, task.multi_label, folds)
             tried[cost] = _log_loss(logits, few.targets, task.multi_label), logits
         cost = min(tried, key=lambda c: tried[c][0])
         loss, logits = tried[cost]
         value = quality(logits, few.targets, task.multi_label)
-        say(f"{layer}: {task.measure} {value:.1%} in {len(folds)} folds of {len(rows)} images")
+        say(f"{layer}: {task.measure} {value:.1%} in {len(folds)} folds of {len(sample)} images")
         if best is None or loss < best[0]:
-            best, kept = (loss, layer, cost, value), rows
+            best, kept = (loss, layer, cost, value), views
     _, layer, cost, value = best
     if len(sample) < len(examples.source):
-        kept = _rows(features[layer], examples.source)
-    return Readout(
-        layer, cost, value, *fit_logistic(kept, examples.targets, cost, task.multi_label)
-    )
+        kept = _views(features[layer], examples.source, flip)
+    weights = _fit_views(kept, examples.targets, cost, task.multi_label)
+    return Readout(layer, cost, value, *weights)
 
 
-def _rows(features: tf.keras.Model, source: Source) -> np.ndarray:
-    """Features [N, F] of the centre view of each image, as the exported classifier takes it."""
-    count, width = len(source), features.output_shape[1]
+def _views(features: tf.keras.Model, source: Source, flip: bool) -> np.ndarray:
+    """Features [1, N, F] of the centre view of each image, or [2, N, F]: mirrored, too.
+
+    The first are as the exported classifier sees them.
+    """
+    count, (_, side, _, _), (_, width) = len(source), features.input_shape, features.output_shape
     # The rows, and the solver's own two copies of them.
-    require_memory(12 * count * width, f"the features of {count} images", "take fewer images")
-    return Embedder(features)(eval_dataset(source, image_size=features.input_shape[1]))
+    require_memory(24 * count * width, f"the features of {count} images", "take fewer images")
+    embed = Embedder(features)
+    mirrored = ordered_dataset(source, lambda e: center_view(e, side)[:, ::-1], EVAL_BATCH_SIZE)
+    datasets = (eval_dataset(source, image_size=side), mirrored)
+    return np.stack([embed(dataset) for dataset in datasets[: 1 + flip]])
+
+
+def _fit_views(
+    views: np.ndarray, targets: np.ndarray, cost: float, multi_label: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """`fit_logistic` to all views [V, N, F] of images."""
+    rows = views.reshape(-1, views.shape[2])
+    return fit_logistic(rows, np.tile(targets, [len(views), 1]), cost, multi_label)
 
 
 def _folds(targets: np.ndarray, multi_label: bool, seed: int) -> list[tuple]:
@@ -112,18 +127,18 @@ def _folds(targets: np.ndarray, multi_label: bool, seed: int) -> list[tuple]:
         return list(KFold(FOLDS, shuffle=True, random_state=seed).split(rows))
     folds = StratifiedKFold(min(FOLDS, targets.sum(axis=0).max()), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes with fewer images than folds
+        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer images than folds
         return list(folds.split(rows, targets.argmax(axis=1)))
 
 
 def _by_folds(
-    rows: np.ndarray, targets: np.ndarray, cost: float, multi_label: bool, folds: list[tuple]
+    views: np.ndarray, targets: np.ndarray, cost: float, multi_label: bool, folds: list[tuple]
 ) -> np.ndarray:
     """Logits [N, C] of each image by the fit to the other folds."""
     logits = np.empty(targets.shape, np.float32)
     for fitted, tried in folds:
-        kernel, bias = fit_logistic(rows[fitted], targets[fitted], cost, multi_label)
-        logits[tried] = rows[tried] @ kernel + bias
+        kernel, bias = _fit_views(views[:, fitted], targets[fitted], cost, multi_label)
+        logits[tried] = views[0, tried] @ kernel + bias
     return logits
 
 

@@ -111,6 +111,7 @@ def train_classifier(
         "images": task.fingerprint,
         "layer": layer or (READOUTS[-1] if fine_tuning else "the best"),
         "fine_tuning": fine_tuning and dataclasses.asdict(fine_tuning),
+        "flip": start.flip,
         "seed": start.seed,
     }
     with own_directory(directory):
@@ -118,7 +119,7 @@ def train_classifier(
             say(f"{directory} holds this classifier: not trained again.")
             return done
         layers = READOUTS if settings["layer"] == "the best" else (settings["layer"],)
-        readout = fit_readout(start.network, task, layers, start.seed, say)
+        readout = fit_readout(start.network, task, layers, start.flip, start.seed, say)
         model = classifier_of(start.network, readout)
         results = {
             "data": task.train.source.name,
