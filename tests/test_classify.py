@@ -151,6 +151,9 @@ def test_the_same_again_is_not_trained_again_and_other_settings_are(start, task,
     assert train_classifier(start, task, directory, say=said.append) == record
     assert said == [f"{directory} holds this classifier: not trained again."]
     assert train_classifier(start, task, directory, "conv2", say=str)["results"]["layer"] == "conv2"
+    # Nothing above the layer is kept.
+    weights = tf.saved_model.load(str(directory / "export" / "1")).tensors
+    assert {w.name.split("/")[0].split("_")[0] for w in weights} == {"conv1", "conv2", "readout"}
 
 
 def test_what_fails_leaves_the_older_classifier_as_it_was(start, task, kept, tmp_path, pictures):

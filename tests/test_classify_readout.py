@@ -128,7 +128,7 @@ def test_the_sample_that_chooses_does_not_limit_what_is_fitted(network, tmp_path
     said = []
     sampled = fit_readout(network, task, ["conv5"], flip=True, seed=0, say=said.append)
     assert "of 12 images" in said[0]
-    np.testing.assert_array_equal(sampled.kernel, whole.kernel)
+    np.testing.assert_allclose(sampled.kernel, whole.kernel, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

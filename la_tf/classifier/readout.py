@@ -73,8 +73,7 @@ def fit_readout(
       RunError: the features do not fit in memory.
     """
     examples = task.train
-    every = layer_features(network, MAX_FEATURES)
-    features = {layer: tf.keras.Model(every.input, every.output[layer]) for layer in layers}
+    features = {layer: _features(network, layer) for layer in layers}
     sample = sample_rows(len(examples.source), SAMPLE, seed)
     few = Examples(Subset(examples.source, sample), examples.targets[sample])
     folds = _folds(few.targets, task.multi_label, seed)
@@ -96,6 +95,12 @@ def fit_readout(
         kept = _views(features[layer], examples.source, flip)
     weights = _fit_views(kept, examples.targets, cost, task.multi_label)
     return Readout(layer, cost, value, *weights)
+
+
+def _features(network: tf.keras.Model, layer: str) -> tf.keras.Model:
+    """Images [B, S, S, 3] -> the features [B, F] of one layer."""
+    features = layer_features(network, MAX_FEATURES, [layer])
+    return tf.keras.Model(features.input, features.output[layer])
 
 
 def _views(features: tf.keras.Model, source: Source, flip: bool) -> np.ndarray:
@@ -164,10 +169,10 @@ def classifier_of(network: tf.keras.Model, readout: Readout) -> tf.keras.Model:
     It shares the network's weights. Batch norm keeps to its moving statistics, in training too: on
     few images those of a batch are noise, and theirs would lag behind.
     """
-    features = layer_features(network, MAX_FEATURES)
+    features = _features(network, readout.layer)
     dense = tf.keras.layers.Dense(len(readout.bias), dtype="float32", name="readout")
-    frozen = features(features.input, training=False)[readout.layer]
-    model = tf.keras.Model(features.input, dense(frozen), name="classifier")
+    logits = dense(features(features.input, training=False))
+    model = tf.keras.Model(features.input, logits, name="classifier")
     dense.set_weights([readout.kernel, readout.bias])
     return model
 

@@ -7,6 +7,7 @@ that of the mean of the softmaxes over ten crops.
 
 import dataclasses
 import math
+from collections.abc import Collection
 
 import numpy as np
 import tensorflow as tf
@@ -45,14 +46,19 @@ class ReadoutConfig:
     seed: int = 0
 
 
-def layer_features(network: tf.keras.Model, max_features: int = MAX_FEATURES) -> tf.keras.Model:
+def layer_features(
+    network: tf.keras.Model,
+    max_features: int = MAX_FEATURES,
+    layers: Collection[str] | None = None,
+) -> tf.keras.Model:
     """Images [B, S, S, 3] -> {'conv1': [B, F1], ... 'conv5': [B, F5]}, flat.
 
     A map of more than `max_features` values is average-pooled over the smallest squares that bring
-    it below.
+    it below. With `layers`, some of these names, nothing above them is computed.
     """
     tensors = {
-        name: _flat(tensor, max_features) for name, tensor in readout_layers(network).items()
+        name: _flat(tensor, max_features)
+        for name, tensor in readout_layers(network, layers).items()
     }
     return tf.keras.Model(network.input, tensors, name="layer_features")
 
