@@ -158,7 +158,7 @@ def test_the_same_again_is_not_trained_again_and_other_settings_are(start, task,
 
 def test_what_fails_leaves_the_older_classifier_as_it_was(start, task, kept, tmp_path, pictures):
     directory = shutil.copytree(kept[0], tmp_path / "classifier")
-    before = files_of(directory)
+    before, weights = files_of(directory), start.network.get_weights()
     diverging = FineTuning(epochs=2, learning_rate=1e30, batch_size=4)
     with pytest.raises(RunError, match="not finite: lower --learning_rate"):
         train_classifier(start, task, directory, fine_tuning=diverging, say=str)
@@ -169,6 +169,8 @@ def test_what_fails_leaves_the_older_classifier_as_it_was(start, task, kept, tmp
         predict_folder(directory, str(empty), tmp_path / "t.csv", say=str)
     assert not (tmp_path / "t.csv").exists()
     assert {k: v for k, v in files_of(directory).items() if k.name != ".lock"} == before
+    for a, b in zip(start.network.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(a, b)  # it trained a copy
 
 
 def test_folders_of_other_things_are_not_replaced(start, task, tmp_path, kept):

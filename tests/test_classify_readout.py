@@ -190,9 +190,9 @@ def test_a_csv_file_gives_any_number_of_classes(pictures, tmp_path):
     task = open_task(data, 0, write_csv(tmp_path, lines))
     assert task.class_names == ("fresh", "leaf") and task.multi_label
     np.testing.assert_array_equal(task.train.targets.sum(axis=1), [2, 2, 2, 1, 0, 0])
-    lines[3] = "red/0.png,rare"
+    rare = [*lines[:3], "red/0.png,rare", *lines[4:]]
     with pytest.raises(DataError, match=r"1 training images of .* with the class rare"):
-        open_task(data, 0, write_csv(tmp_path, lines))
+        open_task(data, 0, write_csv(tmp_path, rare))
     with pytest.raises(DataError, match=r"0 training images of .* without the class all"):
         open_task(data, 0, write_csv(tmp_path, [line + ";all" for line in lines]))
     with pytest.raises(DataError, match=r"does not name 1 of the 6 images"):

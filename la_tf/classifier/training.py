@@ -29,6 +29,7 @@ from la_tf.embedding.embedder import Embedder
 from la_tf.embedding.embedding_model import EmbeddingError, newest_version
 from la_tf.errors import RunError
 from la_tf.export.run import WEIGHTS
+from la_tf.export.saved_model import plain_copy
 from la_tf.export.weights import WeightsError, checksum, network_from_weights
 from la_tf.results.evaluations import READOUTS
 from la_tf.runs import runtime
@@ -119,8 +120,11 @@ def train_classifier(
             say(f"{directory} holds this classifier: not trained again.")
             return done
         layers = READOUTS if settings["layer"] == "the best" else (settings["layer"],)
-        readout = fit_readout(start.network, task, layers, start.flip, start.seed, say)
-        model = classifier_of(start.network, readout)
+        network = start.network
+        if fine_tuning is not None:  # of a copy: the network of the run stays as it is
+            network = plain_copy(network, network.name, network.input_shape[1])
+        readout = fit_readout(network, task, layers, start.flip, start.seed, say)
+        model = classifier_of(network, readout)
         results = {
             "data": task.train.source.name,
             "training_images": len(task.train.source),

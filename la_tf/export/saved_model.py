@@ -120,7 +120,7 @@ def export_saved_model(
       ExportError: the export does not give the network's embedding of the probe, or cannot be
         written.
     """
-    plain = _plain_copy(network, name, image_size)
+    plain = plain_copy(network, name, image_size)
     try:
         with own_folder(directory) as partial:
             module = EmbeddingModule(plain, image_size)
@@ -160,7 +160,7 @@ def cannot_be_written(directory: pathlib.Path, error: Exception) -> str:
     )
 
 
-def _plain_copy(network: tf.keras.Model, name: str, image_size: int) -> tf.keras.Model:
+def plain_copy(network: tf.keras.Model, name: str, image_size: int) -> tf.keras.Model:
     """One plain set of weights, outside any strategy, that computes in float32."""
     policy = tf.keras.mixed_precision.global_policy()
     tf.keras.mixed_precision.set_global_policy("float32")
