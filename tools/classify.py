@@ -52,7 +52,7 @@ _FINE_TUNE = flags.DEFINE_bool(
 )
 _EPOCHS = config_flags.define_option("epochs", 20, "--fine_tune: passes over the pictures.")
 _LEARNING_RATE = config_flags.define_option(
-    "learning_rate", 0.003, "--fine_tune: initial learning rate; it falls to 0."
+    "learning_rate", 0.01, "--fine_tune: initial learning rate; it falls to 0."
 )
 _BATCH_SIZE = config_flags.define_option("batch_size", 32, "--fine_tune: pictures a step.")
 _PREDICT = flags.DEFINE_string(

@@ -27,7 +27,7 @@ class FineTuning:
     """
 
     epochs: int = 20
-    learning_rate: float = 0.003
+    learning_rate: float = 0.01
     batch_size: int = 32
     flip: bool = True
 
