@@ -14,7 +14,7 @@ from la_tf.classifier.fine_tuning import FineTuning, fine_tune
 from la_tf.classifier.prediction import predict_folder
 from la_tf.classifier.readout import MAX_FEATURES, classifier_of, fit_readout
 from la_tf.classifier.task import open_task
-from la_tf.classifier.training import Start, start_from_export, train_classifier
+from la_tf.classifier.training import Start, start_from_export, start_from_run, train_classifier
 from la_tf.config import DataConfig
 from la_tf.data.augment import center_view
 from la_tf.data.base import DataError
@@ -25,6 +25,7 @@ from la_tf.errors import RunError
 from la_tf.evaluation.linear import layer_features
 from la_tf.export.weights import save_weights
 from la_tf.networks import build_network
+from la_tf.runs.trained_run import open_run
 
 COLOURS = ("red", "green", "blue")
 TUNING = FineTuning(epochs=3, learning_rate=0.01, batch_size=4)
@@ -287,6 +288,15 @@ def test_several_classes_an_image(start, tmp_path):
     np.testing.assert_allclose(
         sorted(both, reverse=True), [float(s) for s in row["scores"].split(";")], atol=1e-5
     )
+
+
+@pytest.mark.slow
+def test_a_run_that_is_not_finished_says_so(trained_run, cut_back, tmp_path):
+    said = []
+    assert not start_from_run(open_run(str(trained_run)), said.append).flip  # --noflip
+    assert said == []
+    start_from_run(open_run(str(cut_back(trained_run, 22, tmp_path / "run"))), said.append)
+    assert "is not finished: the network is that of step 22, after 2 of 4 epochs." in said[0]
 
 
 @pytest.mark.slow
