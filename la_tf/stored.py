@@ -6,9 +6,11 @@ them.
 """
 
 import dataclasses
+import io
 import json
 import math
 import os
+import pathlib
 import types
 import typing
 from collections.abc import Mapping
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from la_tf.files import open_regular
+from la_tf.files import open_regular, replace_file
 
 _WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 _WORDS |= {list: "a list", dict: "an object", type(None): "null"}
@@ -72,6 +74,17 @@ def read_arrays(path: os.PathLike | str, names: typing.Iterable[str] = ()) -> di
     if missing := [name for name in names if name not in found]:
         raise StoredFileError(f"it lacks {missing[0]}")
     return found
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+    """Replaces an .npz file in one step.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    file = io.BytesIO()  # zipfile, on a full disk, leaves files that cannot be closed
+    np.savez(file, **arrays)
+    replace_file(path, file.getbuffer())
 
 
 def misfit(value: Any, form: Any, name: str = "it") -> str | None:

@@ -17,6 +17,7 @@ LOADS = {
     "analyze": ([RUN], "tensorflow"),
     "benchmark": ([], "tensorflow"),
     "check_data": (["--data=digits"], "tensorflow"),
+    "classify": ([RUN, "--data=digits"], "tensorflow"),
     "compare": (["nowhere"], "la_tf.results"),
     "detect": (["--export_dir=nowhere", f"--image={ROOT}"], "tensorflow"),
     "embed": ([RUN, "--output_dir=nowhere"], "tensorflow"),

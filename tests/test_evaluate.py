@@ -6,8 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.special import softmax
 
+from la_tf.data.crops import ten_crop_views
 from la_tf.data.digits import digits_parts
+from la_tf.evaluation.linear import layer_features
+from la_tf.runs.trained_run import open_run
 
 pytestmark = pytest.mark.slow
 
@@ -113,6 +117,28 @@ def test_the_table_has_every_row_beside_the_papers(evaluated):
     shares = np.bincount(digits_parts()[1].labels) / 360
     assert min(stored.values()) > shares.max()  # what always one answer would have
     assert result(evaluated[0], "digits-linear-raw-pixels")["accuracy"].keys() == {"pixels"}
+
+
+def test_readouts_are_kept_and_give_the_accuracy_that_was_measured(evaluated):
+    """Five crops of each held-out digit (--noflip), by the plain network and NumPy."""
+    run_dir = evaluated[0]
+    (file,) = (run_dir / "evaluation").glob("digits-linear-LA-*.npz")
+    arrays, heldout = np.load(file), digits_parts()[1]
+    assert list(arrays["class_names"]) == list(heldout.class_names)
+    crops = np.stack([ten_crop_views(heldout.read(i), 16, flip=False) for i in range(360)])
+    features = layer_features(open_run(str(run_dir)).network)
+    rows = features.predict(crops.reshape(-1, 16, 16, 3), verbose=0)
+    stored = result(run_dir, "digits-linear-LA")["accuracy"]
+    for name, values in rows.items():
+        logits = values @ arrays[f"{name}/kernel"] + arrays[f"{name}/bias"]
+        scores = softmax(logits, axis=1).reshape(360, 5, 10).mean(axis=1)
+        # Where rounding decides between two classes, either may have been counted.
+        first, second = np.sort(scores, axis=1)[:, :-3:-1].T
+        sure = first - second > 1e-4
+        right = scores.argmax(axis=1) == heldout.labels
+        lowest, highest = (right & sure).mean(), (right | ~sure).mean()
+        assert lowest - 1e-9 <= stored[name] <= highest + 1e-9, name
+        assert sure.mean() > 0.9
 
 
 def test_a_result_says_what_it_is_of(evaluated):

@@ -34,7 +34,10 @@ FLOORS = (
     ("la_tf/runs/",),
     ("la_tf/embedding/", "la_tf/results/"),
     ("la_tf/evaluation/", "la_tf/export/", "la_tf/serving/"),
-    ("la_tf/analysis/", "la_tf/callbacks/", "la_tf/beginning.py", "detection/"),
+    (
+        *("la_tf/analysis/", "la_tf/callbacks/", "la_tf/classifier/", "la_tf/beginning.py"),
+        "detection/",
+    ),
     ("la_tf/search/", "la_tf/trainer.py", "la_tf/reproduction/"),
     ("la_tf/benchmark/", "la_tf/__init__.py"),
     ("tools/",),

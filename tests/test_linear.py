@@ -38,6 +38,11 @@ def test_maps_are_pooled_until_they_are_small_enough():
     assert widths == [27 * 27 * 64, 13 * 13 * 192, 12 * 12 * 384, 12 * 12 * 384, 12 * 12 * 256]
 
 
+def test_a_pixel_with_too_many_channels_is_the_least_there_is():
+    features = layer_features(build_network("smallnet", 16), max_features=40)
+    assert [features.output[f"conv{i}"].shape[1] for i in range(1, 6)] == [32, 64, 128, 128, 256]
+
+
 @pytest.mark.parametrize("name", ["resnet18", "vgg16"])
 def test_no_readout_has_more_features_than_it_may(name):
     network = build_network(name, 224)

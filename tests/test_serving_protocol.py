@@ -37,6 +37,29 @@ def test_answers_have_the_form_of_the_request():
     assert predictions(rows, columnar=True) == {"outputs": [[0.5, -0.25], [0.0, 1.0]]}
 
 
+def test_answers_of_a_classifier_name_the_classes():
+    """As TensorFlow Serving answers for a model with two named outputs."""
+    rows, names = np.array([[0.75, 0.25], [0.0, 1.0]], np.float32), ("cat", "dog")
+    both = [["cat", "dog"]] * 2
+    assert predictions(rows, columnar=False, class_names=names) == {
+        "predictions": [
+            {"classes": ["cat", "dog"], "scores": [0.75, 0.25]},
+            {"classes": ["cat", "dog"], "scores": [0.0, 1.0]},
+        ]
+    }
+    assert predictions(rows, columnar=True, class_names=names) == {
+        "outputs": {"classes": both, "scores": [[0.75, 0.25], [0.0, 1.0]]}
+    }
+
+
+def test_the_signature_that_is_served_may_be_named_and_no_other():
+    for request in ({"instances": [A]}, {"signature_name": "classify", "instances": [A]}):
+        assert parse_predict(json.dumps(request).encode(), 3, "classify").pictures == [b"first"]
+    with pytest.raises(RequestError, match=r"'serving_default': the only .* served is classify"):
+        other = {"signature_name": "serving_default", "instances": [A]}
+        parse_predict(json.dumps(other).encode(), 3, "classify")
+
+
 @pytest.mark.parametrize(
     "request_, words",
     [

@@ -6,9 +6,10 @@
   GET  /v1/models/embedding           status; /v1/models/embedding/metadata: the signature
   GET  /healthz                       whether it answers
 
-Requests that come together are embedded together. Ctrl-C, SIGTERM or SIGHUP answers what was
-accepted and ends it. There is no encryption and no password: to be reached from elsewhere, put a
-proxy in front that has them.
+The export of tools/classify.py, RUN/classifier/export, is the model `classifier`: it predicts the
+scores of classes. Requests that come together are answered together. Ctrl-C, SIGTERM or SIGHUP
+answers what was accepted and ends it. There is no encryption and no password: to be reached from
+elsewhere, put a proxy in front that has them.
 """
 
 import math
@@ -23,7 +24,9 @@ from absl import flags
 from la_tf.serving import last_words
 
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "A SavedModel, or a run's folder export.")
-_MODEL_NAME = flags.DEFINE_string("model_name", "embedding", "What clients call the model.")
+_MODEL_NAME = flags.DEFINE_string(
+    "model_name", None, "What clients call the model; default embedding, or classifier for one."
+)
 _HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "Address to listen at; the default is reached from this machine alone."
 )
@@ -78,7 +81,7 @@ def main() -> None:
     command_line.parse(sys.argv, __doc__)
     if _EXPORT_DIR.value is None:
         command_line.fail("give --export_dir, the export to serve.")
-    if not re.fullmatch(r"[\w.-]+", _MODEL_NAME.value):
+    if not re.fullmatch(r"[\w.-]+", _MODEL_NAME.value or "default"):
         command_line.fail("--model_name takes letters, digits, '.', '_' and '-'.")
     if not _HOST.value:
         command_line.fail("--host is empty: name an address, 0.0.0.0 for all of this machine's.")
@@ -94,6 +97,7 @@ def main() -> None:
 
 def _serve() -> None:
     # TensorFlow takes seconds to import: only once the flags are known to be right.
+    from la_tf.embedding.embedding_model import EMBEDDING
     from la_tf.serving.app import Api, Limits
     from la_tf.serving.served_model import load_model
     from la_tf.serving.server import serve
@@ -101,17 +105,17 @@ def _serve() -> None:
     # A flag has the name of the limit that it sets.
     limits = Limits(**{field.name: flags.FLAGS[field.name].value for field in fields(Limits)})
     model = load_model(_EXPORT_DIR.value)
-    serve(Api(model, _MODEL_NAME.value, limits), _HOST.value, _PORT.value, _ready)
+    name = _MODEL_NAME.value or model.kind.name
+    # As TensorFlow Serving wants it for any other signature than that of embeddings.
+    named = "" if model.kind is EMBEDDING else f'"signature_name": "{model.kind.signature}", '
+    body = f'{{{named}"instances": [{{"b64": "$(base64 < FILE.jpg)"}}]}}'.replace('"', '\\"')
 
+    def ready(url: str) -> None:
+        call = f"{url}/v1/models/{name}:predict"
+        print(f"serving {_EXPORT_DIR.value} at {call}; Ctrl-C ends it. Try:")
+        print(f'  echo "{body}" | curl -s -d @- {call}', flush=True)
 
-def _ready(url: str) -> None:
-    call = f"{url}/v1/models/{_MODEL_NAME.value}:predict"
-    print(f"serving {_EXPORT_DIR.value} at {call}; Ctrl-C ends it. Try:")
-    print(
-        f'  echo "{{\\"instances\\": [{{\\"b64\\": \\"$(base64 < FILE.jpg)\\"}}]}}" | '
-        f"curl -s -d @- {call}",
-        flush=True,
-    )
+    serve(Api(model, name, limits), _HOST.value, _PORT.value, ready)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from la_tf.config import DataConfig, NumericsConfig
 from la_tf.data.augment import CENTER_VIEW_VERSION
-from la_tf.data.base import DataError, Source
-from la_tf.data.checks import keep_good_images
+from la_tf.data.base import DataError, Source, Subset
+from la_tf.data.checks import BadImage, find_bad_images, find_large_images, keep_good_images
 from la_tf.data.pipeline import EVAL_BATCH_SIZE, eval_dataset
 from la_tf.data.sources import open_train_and_val
 from la_tf.errors import UserError, first_line
@@ -64,14 +64,35 @@ def run_model(run: TrainedRun) -> EmbeddingModel:
     return EmbeddingModel(identity, batches)
 
 
-def export_model(directory: str) -> EmbeddingModel:
+@dataclasses.dataclass(frozen=True)
+class ExportKind:
+    """What an export makes of `image_bytes`, encoded images [B].
+
+    Attributes:
+      name: what clients of a server call it, if nobody says otherwise.
+      signature: of the SavedModel.
+      output: the name of what it gives, float32 [B, ...].
+      tool: who writes it.
+    """
+
+    name: str
+    signature: str
+    output: str
+    tool: str
+
+
+EMBEDDING = ExportKind("embedding", "serving_default", "embedding", "tools/train.py")
+CLASSIFIER = ExportKind("classifier", "classify", "scores", "tools/classify.py")
+
+
+def export_model(directory: str, kind: ExportKind = EMBEDDING) -> EmbeddingModel:
     """An exported network with its preprocessing.
 
     Determinism is switched on for the whole process, as `open_run` does.
 
     Args:
-      directory: a SavedModel whose signature `serving_default` takes `image_bytes` and gives
-        `embedding`, or a folder of numbered SavedModels, of which the newest is taken.
+      directory: a SavedModel, or a folder of numbered SavedModels, of which the newest is taken.
+      kind: what it makes of images; the scores of a classifier take the place of embeddings.
 
     Raises:
       EmbeddingError: there is no such SavedModel.
@@ -82,17 +103,17 @@ def export_model(directory: str) -> EmbeddingModel:
         # The same weights may have been exported with another size or other preprocessing.
         graph = hashlib.sha256((folder / "saved_model.pb").read_bytes())
         loaded = tf.saved_model.load(str(folder))
-        signature = loaded.signatures["serving_default"]
+        signature = loaded.signatures[kind.signature]
         fits = "image_bytes" in signature.structured_input_signature[1]
-        fits = fits and "embedding" in signature.structured_outputs
+        fits = fits and kind.output in signature.structured_outputs
     except Exception as error:  # TensorFlow fails in many ways on damaged files
         raise EmbeddingError(
             f"the SavedModel {folder} cannot be loaded ({first_line(error)}): export it again."
         ) from error
     if not fits:
         raise EmbeddingError(
-            f"the SavedModel {folder} has no signature serving_default from image_bytes to "
-            "embedding: name an export of tools/train.py."
+            f"the SavedModel {folder} has no signature {kind.signature} from image_bytes to "
+            f"{kind.output}: name an export of {kind.tool}."
         )
 
     def batches(source: Source) -> Iterator[np.ndarray]:
@@ -102,7 +123,7 @@ def export_model(directory: str) -> EmbeddingModel:
         )
         for images in encoded.prefetch(tf.data.AUTOTUNE):
             # Through `loaded`, which keeps the variables alive.
-            yield loaded.signatures["serving_default"](image_bytes=images)["embedding"].numpy()
+            yield loaded.signatures[kind.signature](image_bytes=images)[kind.output].numpy()
 
     identity = {
         "kind": "SavedModel",
@@ -110,6 +131,46 @@ def export_model(directory: str) -> EmbeddingModel:
         "weights": _digest(signature.variables),
     }
     return EmbeddingModel(identity, batches)
+
+
+def embed_readable(
+    model: EmbeddingModel, source: Source, rows: Sequence[int], max_megapixels: float
+) -> tuple[list[int], np.ndarray | None, list[BadImage]]:
+    """Embeds what can be of some images; they are all in memory at the end.
+
+    Args:
+      model: see `run_model` and `export_model`.
+      source: N images that nobody has checked.
+      rows: which of them.
+      max_megapixels: of an image, in millions of pixels; larger ones are not decoded.
+
+    Returns:
+      The rows of those that were embedded, their embeddings [., D] or None, and the other images.
+
+    Raises:
+      EmbeddingError: the model failed at something else than an image.
+    """
+    bad = list(find_large_images(source, rows, max_megapixels))
+    rows = _without(rows, bad)
+    while rows:
+        try:
+            return rows, np.concatenate(list(model.batches(Subset(source, rows)))), bad
+        except tf.errors.OpError as error:
+            # Looked for only now: decoding every picture beforehand would cost more.
+            found = find_bad_images(source, rows)
+            if not found:
+                raise EmbeddingError(
+                    f"embedding stopped between {source.describe(rows[0])} and "
+                    f"{source.describe(rows[-1])}: {first_line(error)}."
+                ) from error
+            rows = _without(rows, found)
+            bad += found
+    return [], None, bad
+
+
+def _without(rows: Sequence[int], bad: Sequence[BadImage]) -> list[int]:
+    left_out = {image.index for image in bad}
+    return [row for row in rows if row not in left_out]
 
 
 def progress_bar(total: int, done: int = 0) -> tqdm:

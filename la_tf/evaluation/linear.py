@@ -7,6 +7,7 @@ that of the mean of the softmaxes over ten crops.
 
 import dataclasses
 import math
+from collections.abc import Collection
 
 import numpy as np
 import tensorflow as tf
@@ -45,14 +46,19 @@ class ReadoutConfig:
     seed: int = 0
 
 
-def layer_features(network: tf.keras.Model, max_features: int = MAX_FEATURES) -> tf.keras.Model:
+def layer_features(
+    network: tf.keras.Model,
+    max_features: int = MAX_FEATURES,
+    layers: Collection[str] | None = None,
+) -> tf.keras.Model:
     """Images [B, S, S, 3] -> {'conv1': [B, F1], ... 'conv5': [B, F5]}, flat.
 
     A map of more than `max_features` values is average-pooled over the smallest squares that bring
-    it below.
+    it below. With `layers`, some of these names, nothing above them is computed.
     """
     tensors = {
-        name: _flat(tensor, max_features) for name, tensor in readout_layers(network).items()
+        name: _flat(tensor, max_features)
+        for name, tensor in readout_layers(network, layers).items()
     }
     return tf.keras.Model(network.input, tensors, name="layer_features")
 
@@ -65,8 +71,11 @@ def pixel_features(image_size: int, max_features: int = MAX_FEATURES) -> tf.kera
 
 def _flat(tensor: tf.Tensor, max_features: int) -> tf.Tensor:
     height, width, channels = tensor.shape[1:]
-    pool = 1
-    while math.ceil(height / pool) * math.ceil(width / pool) * channels > max_features:
+    pool, one_pixel = 1, max(height, width)  # whose channels may be more than that
+    while (
+        pool < one_pixel
+        and math.ceil(height / pool) * math.ceil(width / pool) * channels > max_features
+    ):
         pool += 1
     if pool > 1:
         tensor = tf.keras.layers.AveragePooling2D(pool, padding="same")(tensor)
@@ -125,6 +134,17 @@ class Readouts(tf.Module):
     def weights(self) -> list[tf.Variable]:
         """The kernels and biases of the readouts, which alone are trained."""
         return [weight for layer in self.dense.values() for weight in layer.trainable_weights]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Kernels [F, classes] and biases [classes] under `conv1/kernel`, `conv1/bias` and so on.
+
+        Logits are flat features, see `layer_features`, times the kernel, and the bias.
+        """
+        return {
+            f"{name}/{part}": weight.numpy()
+            for name, layer in self.dense.items()
+            for part, weight in (("kernel", layer.kernel), ("bias", layer.bias))
+        }
 
     def losses(self, features: dict[str, tf.Tensor], labels: tf.Tensor) -> dict[str, tf.Tensor]:
         """{name: [B, F]} and labels [B] -> {name: [B]} cross-entropies."""

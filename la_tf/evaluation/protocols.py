@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from la_tf.data.base import DataError, Source
@@ -163,7 +164,7 @@ def linear(task: Task, row: str, config: ReadoutConfig) -> Evaluation:
     with the same settings is not repeated.
 
     Returns:
-      The result, written to the run directory.
+      The result, written to the run directory, with the readouts beside it.
 
     Raises:
       DataError: fewer training images than a batch.
@@ -189,7 +190,8 @@ def linear(task: Task, row: str, config: ReadoutConfig) -> Evaluation:
     training.run()
     accuracy = training.finish(task.heldout)
     evaluation = dataclasses.replace(blank, accuracy=accuracy, seconds=round(training.seconds, 1))
-    write_evaluation(run.path, evaluation)
+    readouts = training.readouts.arrays() | {"class_names": np.array(task.train_set.class_names)}
+    write_evaluation(run.path, evaluation, readouts)
     training.forget()
     return evaluation
 

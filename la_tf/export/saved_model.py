@@ -62,7 +62,7 @@ class EmbeddingModule(tf.Module):
 
         @tf.function(input_signature=[encoded])
         def embed_bytes(image_bytes):
-            return {"embedding": self._embed(self._views(image_bytes))}
+            return {"embedding": self._embed(center_views(image_bytes, side))}
 
         @tf.function(input_signature=[pictures])
         def embed_images(images):
@@ -70,16 +70,18 @@ class EmbeddingModule(tf.Module):
 
         @tf.function(input_signature=[encoded])
         def embed_layers(image_bytes):
-            return self._embed_layers(self._views(image_bytes))
+            return self._embed_layers(center_views(image_bytes, side))
 
         return {"serving_default": embed_bytes, "images": embed_images, "features": embed_layers}
 
-    def _views(self, image_bytes: tf.Tensor) -> tf.Tensor:
-        return tf.map_fn(
-            lambda encoded: center_view(encoded, self._image_size),
-            image_bytes,
-            fn_output_signature=tf.TensorSpec([self._image_size, self._image_size, 3], tf.float32),
-        )
+
+def center_views(image_bytes: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Encoded images [B] to their centre views [B, S, S, 3], see `center_view`; for a graph."""
+    return tf.map_fn(
+        lambda encoded: center_view(encoded, image_size),
+        image_bytes,
+        fn_output_signature=tf.TensorSpec([image_size, image_size, 3], tf.float32),
+    )
 
 
 def _with_layers(network: tf.keras.Model) -> tf.keras.Model:
@@ -118,7 +120,7 @@ def export_saved_model(
       ExportError: the export does not give the network's embedding of the probe, or cannot be
         written.
     """
-    plain = _plain_copy(network, name, image_size)
+    plain = plain_copy(network, name, image_size)
     try:
         with own_folder(directory) as partial:
             module = EmbeddingModule(plain, image_size)
@@ -158,7 +160,7 @@ def cannot_be_written(directory: pathlib.Path, error: Exception) -> str:
     )
 
 
-def _plain_copy(network: tf.keras.Model, name: str, image_size: int) -> tf.keras.Model:
+def plain_copy(network: tf.keras.Model, name: str, image_size: int) -> tf.keras.Model:
     """One plain set of weights, outside any strategy, that computes in float32."""
     policy = tf.keras.mixed_precision.global_policy()
     tf.keras.mixed_precision.set_global_policy("float32")

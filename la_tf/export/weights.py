@@ -1,17 +1,15 @@
 """A network's weights as one .npz file that NumPy alone reads, and back."""
 
 import hashlib
-import io
 import pathlib
 
 import numpy as np
 import tensorflow as tf
 
 from la_tf.errors import RunError, first_line
-from la_tf.files import replace_file
 from la_tf.networks import build_network
 from la_tf.options import option_value, sections_and_options
-from la_tf.stored import StoredFileError, read_arrays
+from la_tf.stored import StoredFileError, read_arrays, write_arrays
 
 # Metadata keys, scalars beside the tensors: what is needed to build their network again.
 NETWORK, IMAGE_SIZE, DIM = "metadata/network", "metadata/image_size", "metadata/dim"
@@ -65,9 +63,7 @@ def save_weights(network: tf.keras.Model, path: pathlib.Path) -> None:
         IMAGE_SIZE: network.input_shape[1],
         DIM: network.output_shape[-1],
     }
-    file = io.BytesIO()  # zipfile, on a full disk, leaves files that cannot be closed
-    np.savez(file, **metadata, **named_tensors(network))
-    replace_file(path, file.getbuffer())
+    write_arrays(path, metadata | named_tensors(network))
 
 
 def load_weights(network: tf.keras.Model, path: pathlib.Path) -> None:

@@ -14,7 +14,7 @@ Images up to 64 pixels get a small-image variant, which is ours, for the paper t
 import dataclasses
 import functools
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import tensorflow as tf
 
@@ -148,7 +148,9 @@ def top_features(network: tf.keras.Model) -> tf.keras.Model:
     return tf.keras.Model(network.input, network.get_layer("unit").input, name="top_features")
 
 
-def readouts(network: tf.keras.Model) -> dict[str, tf.Tensor]:
+def readouts(
+    network: tf.keras.Model, layers: Collection[str] | None = None
+) -> dict[str, tf.Tensor]:
     """The layers on which linear readouts are trained (section 4.2).
 
     The outputs of layers inside the nested backbone hang on the backbone's own input. Here they are
@@ -157,6 +159,7 @@ def readouts(network: tf.keras.Model) -> dict[str, tf.Tensor]:
 
     Args:
       network: from `build_network`, or saved and loaded again.
+      layers: some of conv1 to conv5, of which nothing above is computed; default all.
 
     Returns:
       Symbolic tensors [B, h, w, C] called conv1 to conv5, each after batch normalisation and ReLU.
@@ -167,5 +170,6 @@ def readouts(network: tf.keras.Model) -> dict[str, tf.Tensor]:
     tensors = {
         readout: backbone.get_layer(layer).output
         for readout, layer in backbone.readout_layers.items()
+        if layers is None or readout in layers
     }
     return tf.keras.Model(backbone.input, tensors, name="readouts")(network.input)

@@ -5,14 +5,17 @@ import hashlib
 import json
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any, TypedDict
+
+import numpy as np
 
 from la_tf.errors import RunError
 from la_tf.files import write_json
 from la_tf.phases import DEEPCLUSTER, IR, LA, SUPERVISED, UNTRAINED
 from la_tf.results.knn_metric import KNN, KNN1
 from la_tf.results.precision import mean_of
-from la_tf.stored import StoredFileError, misfit, read_json
+from la_tf.stored import StoredFileError, misfit, read_json, write_arrays
 
 FOLDER = "evaluation"
 READOUTS = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -79,16 +82,25 @@ class Evaluation:
         return f"{self.data}-{self.protocol}-{self.row.replace(' ', '-')}-{digest}"
 
 
-def write_evaluation(run_path: pathlib.Path, evaluation: Evaluation) -> pathlib.Path:
+def write_evaluation(
+    run_path: pathlib.Path, evaluation: Evaluation, arrays: Mapping[str, np.ndarray] | None = None
+) -> pathlib.Path:
     """Writes one result; it replaces an earlier one of the same images, step and settings.
 
+    Args:
+      run_path: the run directory.
+      evaluation: the result.
+      arrays: what was trained for it, written to an .npz file of the same name.
+
     Raises:
-      RunError: the file cannot be written.
+      RunError: a file cannot be written.
     """
     folder = run_path / FOLDER
     file = folder / f"{evaluation.key}.json"
     try:
         folder.mkdir(exist_ok=True)
+        if arrays is not None:
+            write_arrays(folder / f"{evaluation.key}.npz", arrays)
         write_json(file, dataclasses.asdict(evaluation))
     except OSError as error:
         raise RunError(f"{file} cannot be written: {error.strerror}.") from error

@@ -8,14 +8,17 @@ import stat
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from la_tf.config import DataConfig
-from la_tf.data.base import DataError, Subset
-from la_tf.data.checks import BadImage, find_bad_images, find_large_images, name_some
+from la_tf.data.base import DataError
+from la_tf.data.checks import BadImage, name_some
 from la_tf.data.pipeline import EVAL_BATCH_SIZE
-from la_tf.embedding.embedding_model import EmbeddingError, EmbeddingModel, progress_bar
-from la_tf.errors import first_line
+from la_tf.embedding.embedding_model import (
+    EmbeddingError,
+    EmbeddingModel,
+    embed_readable,
+    progress_bar,
+)
 from la_tf.search.cache import EmbeddingCache, cache_file, default_cache_dir
 from la_tf.search.picture_files import PictureFiles, printable
 
@@ -157,43 +160,14 @@ def _embed_missing(
     with progress_bar(len(new)) as bar:
         for start in range(0, len(new), _SAVE_EVERY):
             part = new[start : start + _SAVE_EVERY]
-            refused = find_large_images(files, part, max_megapixels)
-            good, embedded, broken = _embed_part(model, files, _without(part, refused))
+            good, embedded, broken = embed_readable(model, files, part, max_megapixels)
             if good:
+                _require_unit(embedded)
                 save(good, embedded)
                 vectors.update(zip(good, embedded, strict=True))
-            bad += [*refused, *broken]
+            bad += broken
             bar.update(len(part))
     return bad
-
-
-def _embed_part(
-    model: EmbeddingModel, files: PictureFiles, rows: list[int]
-) -> tuple[list[int], np.ndarray | None, list[BadImage]]:
-    """The files that can be embedded, their vectors, and the other files."""
-    broken = []
-    while rows:
-        try:
-            vectors = np.concatenate(list(model.batches(Subset(files, rows))))
-        except tf.errors.OpError as error:
-            # Looked for only now: decoding every picture beforehand would cost more.
-            bad = find_bad_images(files, rows)
-            if not bad:
-                raise EmbeddingError(
-                    f"embedding stopped between {files.describe(rows[0])} and "
-                    f"{files.describe(rows[-1])}: {first_line(error)}."
-                ) from error
-            rows = _without(rows, bad)
-            broken += bad
-        else:
-            _require_unit(vectors)
-            return rows, vectors, broken
-    return [], None, broken
-
-
-def _without(rows: Sequence[int], bad: Sequence[BadImage]) -> list[int]:
-    left_out = {image.index for image in bad}
-    return [row for row in rows if row not in left_out]
 
 
 def _require_unit(vectors: np.ndarray) -> None:

@@ -93,10 +93,11 @@ class Api:
         """The signature of the model."""
         self._require_model(request)
         model = self._model
-        return web.json_response(protocol.metadata(self._name, model.version, model.signature))
+        signatures = {model.kind.signature: model.signature}
+        return web.json_response(protocol.metadata(self._name, model.version, signatures))
 
     async def predict(self, request: web.Request) -> web.Response:
-        """Embeds pictures."""
+        """Embeds or classifies pictures."""
         self._require_model(request)
         call, pictures = await self._receive(request)
         rows = await self._batcher.embed(pictures)
@@ -105,7 +106,8 @@ class Api:
                 raise RequestError(400, f"{call.name(i)} {row}.") from row
             if isinstance(row, Exception):
                 raise row
-        return web.json_response(protocol.predictions(np.stack(rows), call.columnar))
+        names = self._model.class_names
+        return web.json_response(protocol.predictions(np.stack(rows), call.columnar, names))
 
     async def _batching(self, app: web.Application) -> AsyncIterator[None]:
         async with self._batcher:
@@ -140,7 +142,8 @@ class Api:
             return await loop.run_in_executor(self._parser, self._parse, body)
 
     def _parse(self, body: bytearray) -> tuple[Predict, list[EncodedPicture]]:
-        call = protocol.parse_predict(body, self._limits.max_queue)
+        served = self._model.kind.signature
+        call = protocol.parse_predict(body, self._limits.max_queue, served)
         pictures = []
         for i, encoded in enumerate(call.pictures):
             try:

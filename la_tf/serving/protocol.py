@@ -7,13 +7,13 @@ import base64
 import dataclasses
 import json
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 SIGNATURE = "serving_default"
 INPUT = "image_bytes"
-OUTPUT = "embedding"
 
 # Brackets, braces and commas that a body may have: a picture needs three, and a few stand around
 # them all. Base64 has none.
@@ -50,7 +50,7 @@ class Predict:
         return f"inputs[{i}]" if self.columnar else f"instances[{i}]"
 
 
-def parse_predict(body: bytes, max_instances: int) -> Predict:
+def parse_predict(body: bytes, max_instances: int, served: str = SIGNATURE) -> Predict:
     """Reads the body of a call of `predict`.
 
     The time it takes grows with the bytes of the body, not with what JSON could make of them.
@@ -59,6 +59,7 @@ def parse_predict(body: bytes, max_instances: int) -> Predict:
       body: JSON with `instances`, a list of {"b64": ...} or {"image_bytes": {"b64": ...}}, or with
         `inputs`, a list of {"b64": ...} or {"image_bytes": such a list}.
       max_instances: pictures that a call may have.
+      served: the one signature that it may name; it need not name any.
 
     Raises:
       RequestError: it is something else.
@@ -66,12 +67,11 @@ def parse_predict(body: bytes, max_instances: int) -> Predict:
     request = _parse_json(body, max_instances)
     if not isinstance(request, dict):
         raise RequestError(400, f"the body is JSON but no object: send {_EXAMPLE}.")
-    signature = request.get("signature_name", SIGNATURE)
-    if signature != SIGNATURE:
+    signature = request.get("signature_name", served)
+    if signature != served:
         raise RequestError(
             400,
-            f"signature_name is {reprlib.repr(signature)}: the only signature served is "
-            f"{SIGNATURE}.",
+            f"signature_name is {reprlib.repr(signature)}: the only signature served is {served}.",
         )
     columnar = "inputs" in request
     if columnar == ("instances" in request):
@@ -96,9 +96,16 @@ def parse_predict(body: bytes, max_instances: int) -> Predict:
     return call
 
 
-def predictions(rows: np.ndarray, columnar: bool) -> dict[str, Any]:
-    """The answer to a call of `predict`, from its embeddings [B, D]."""
-    return {"outputs" if columnar else "predictions": rows.tolist()}
+def predictions(
+    rows: np.ndarray, columnar: bool, class_names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The answer to a call of `predict`, from its embeddings [B, D] or scores of classes [B, C]."""
+    answer = rows.tolist()
+    if class_names is not None and columnar:
+        answer = {"classes": [list(class_names)] * len(rows), "scores": answer}
+    elif class_names is not None:
+        answer = [{"classes": list(class_names), "scores": scores} for scores in answer]
+    return {"outputs" if columnar else "predictions": answer}
 
 
 def status(version: str) -> dict[str, Any]:
@@ -108,11 +115,11 @@ def status(version: str) -> dict[str, Any]:
     return {"model_version_status": [loaded]}
 
 
-def metadata(name: str, version: str, signature: dict[str, Any]) -> dict[str, Any]:
-    """The answer to a metadata call, from the served SignatureDef in its JSON form."""
+def metadata(name: str, version: str, signatures: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a metadata call, from the served SignatureDefs in their JSON form, by name."""
     return {
         "model_spec": {"name": name, "signature_name": "", "version": version},
-        "metadata": {"signature_def": {"signature_def": {SIGNATURE: signature}}},
+        "metadata": {"signature_def": {"signature_def": signatures}},
     }
 
 

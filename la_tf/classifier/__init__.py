@@ -1,0 +1,1 @@
+"""A classifier of one's own on a trained network."""
