@@ -133,15 +133,3 @@ def test_the_tree_names_every_file_of_the_library_and_every_folder():
     files = {n for e in entries if re.match(r"  \w+\.py", e) for n in re.findall(r"\w+\.py", e)}
     assert files == {f.name for f in (ROOT / "la_tf").glob("[!_]*.py")}
     assert {f.parent.name for f in (ROOT / "la_tf").glob("*/__init__.py")} < folders.keys()
-
-
-@pytest.mark.slow
-def test_the_python_on_the_pages_runs(tmp_path, program_server):
-    """In one folder, the training first: its export then stands for that of the digits."""
-    (use,), (train,) = blocks("docs/export.md", "python"), blocks("docs/python.md", "python")
-    script = tmp_path / "readme.py"
-    script.write_text(train + "\nimport os\nos.rename('runs/python', 'runs/digits')\n" + use)
-    process = program_server.start(script, cwd=tmp_path)
-    stdout, stderr = process.communicate()
-    assert process.returncode == 0, stderr
-    assert "end of LA" in stdout and "(1, 128)" in stdout
