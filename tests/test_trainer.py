@@ -68,7 +68,7 @@ def test_a_folder_of_unlabelled_pictures_trains(unlabelled_run):
     assert any("without kNN" in sentence for sentence in said)
     records = read_log(result.run_dir / "metrics.jsonl")
     assert {r["kind"] for r in records} == {
-        *("train", "clustering", "neighbors", "density", "exported")
+        *("train", "clustering", "neighbors", "density", "exported"),
     }
     assert not any("close_purity" in r for r in records)  # nobody knows their classes
     assert [r["step"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4]

@@ -48,9 +48,8 @@ _CACHE_DIR = flags.DEFINE_string(
     "cache_dir", None, "Where embeddings are kept; default $XDG_CACHE_HOME/la_tf/search."
 )
 
-
 _RESULTS = 10
-_MANY_PAIRS = 10_000
+_MANY_PAIRS = 10_000  # most with --min_similarity alone
 
 
 def main() -> None:
@@ -121,6 +120,10 @@ def _print_pairs(results: list) -> None:
         print(f"{'':15}{match.picture.label}")
     if not results:
         print("no two pictures are as similar as that.")
+    if len(results) == _MANY_PAIRS and not _NUM_RESULTS.value:
+        print(
+            f"there may be more than these {_MANY_PAIRS:,} pairs: give --num_results to get them."
+        )
 
 
 def _model():

@@ -3,8 +3,6 @@
 import collections
 import dataclasses
 
-import numpy as np
-
 from la_tf.evaluation.knn import nearest, nearest_pairs
 from la_tf.search.gallery import EmbeddedFiles, PictureFile
 
@@ -64,8 +62,10 @@ def duplicates(
     Returns:
       A result with one match for each pair, the most similar first.
     """
-    _, rows = np.unique([picture.file for picture in gallery.pictures], axis=0, return_index=True)
-    rows.sort()
+    first_of = {}
+    for row, picture in enumerate(gallery.pictures):
+        first_of.setdefault(picture.file, row)
+    rows = list(first_of.values())
     similarities, pairs = nearest_pairs(gallery.vectors[rows], num_pairs, min_similarity)
     pictures = [gallery.pictures[row] for row in rows]
     return [
