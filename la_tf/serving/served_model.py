@@ -77,8 +77,9 @@ def load_model(directory: str) -> ServedModel:
             names = tuple(name.decode() for name in tried["classes"][0].numpy())
     except Exception as error:  # a damaged file can break TensorFlow's readers in many ways
         raise EmbeddingError(
-            f"the SavedModel {folder} embeds no pictures ({first_line(error)}): name an export of "
-            "tools/train.py or tools/classify.py, or export it again."
+            f"the SavedModel {folder} neither embeds nor classifies pictures "
+            f"({first_line(error)}): name an export of tools/train.py or tools/classify.py, or "
+            "export it again."
         ) from error
     version = folder.name if folder.name.isdecimal() else "1"
 
