@@ -66,6 +66,7 @@ def test_every_flag_in_the_text_exists(page):
 def test_every_file_in_the_text_exists(page):
     text = (ROOT / page).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
+    links += re.findall(r'src="([^"]+)"', text)
     paths = re.findall(r"`((?:la_tf|tests|configs|tools)/[\w./]*)`", text)
     flagfiles = re.findall(r"configs/\w+\.flags", text)
     folder = (ROOT / page).parent
