@@ -42,8 +42,7 @@ def network_of(config: Config) -> tf.keras.Model:
 def with_preprocessing(network: tf.keras.Model, level: str = EMBEDDING) -> tf.keras.Model:
     """A network, or its layers up to a level, behind the normalisation of its images.
 
-    It is made of Keras's own layers, and in ResNets of TF Model Garden's blocks: none is of this
-    library.
+    It is made of Keras's own layers and, in ResNets, of TF Model Garden's blocks.
 
     Args:
       network: from `build_network`; its layers become those of the model.

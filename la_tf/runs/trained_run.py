@@ -105,8 +105,8 @@ class TrainedRun:
         """The trained network with its preprocessing, as a Keras model to use and to train on.
 
         It has weights of its own: to train it changes nothing of the run. `model.save("x.keras")`
-        keeps it, and `tf.keras.models.load_model` loads it where this library is not installed (of
-        a ResNet, where TF Model Garden is).
+        keeps it, and `tf.keras.models.load_model` loads it where this library is not installed; a
+        ResNet after `import la_tf.networks`, which makes its blocks known.
 
         Args:
           level: 'embedding', or one of the layers conv1 to conv5 of the readouts.
