@@ -30,8 +30,8 @@ def predict_folder(
     """Writes the likeliest class of each image of a folder to a CSV file.
 
     Its columns are `file`, relative to the folder, `class` and `score`. Where images have several
-    classes they are `file`, `classes` and `scores`, separated by ';', those of at least 0.5, the
-    likeliest first: a file that `read_labels_csv` reads.
+    classes they are `file`, `classes`, those with a score of at least 0.5 separated by ';', and
+    `score of CLASS` for each: a file that `read_labels_csv` reads.
 
     Args:
       directory: of a classifier, see `train_classifier`.
@@ -66,15 +66,19 @@ def predict_folder(
         raise DataError(f"{folder} has no image that can be read: {name_some(left_out)}.")
     if left_out:
         say(f"{len(left_out)} of the {count} images of {folder} left out: {name_some(left_out)}.")
-    columns = ("classes", "scores") if record["multi_label"] else ("class", "score")
+    columns = ["class", "score"]
+    if record["multi_label"]:
+        columns = ["classes", *(f"score of {name}" for name in record["class_names"])]
     with replacing(table) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("file", *columns), *rows])
     return len(rows)
 
 
-def _answer(scores: np.ndarray, record: Record) -> tuple[str, str]:
-    """The classes of an image and their scores, from all of its scores [C]."""
-    order = np.argsort(-scores, kind="stable")
-    chosen = [c for c in order if scores[c] >= PRESENT_FROM] if record["multi_label"] else order[:1]
-    names = SEPARATOR.join(record["class_names"][c] for c in chosen)
-    return names, SEPARATOR.join(f"{scores[c]:.6f}" for c in chosen)
+def _answer(scores: np.ndarray, record: Record) -> list[str]:
+    """What the table says of an image, from the scores [C] of all classes."""
+    names, texts = record["class_names"], [f"{score:.6f}" for score in scores]
+    if record["multi_label"]:
+        chosen = [name for name, s in zip(names, scores, strict=True) if s >= PRESENT_FROM]
+        return [SEPARATOR.join(chosen), *texts]
+    best = int(scores.argmax())
+    return [names[best], texts[best]]
