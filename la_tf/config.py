@@ -19,10 +19,20 @@ class ConfigError(ValueError):
 
 
 def _option(
-    default: Any, help_text: str, section: str = "", *, choices: tuple = (), within: tuple = ()
+    default: Any,
+    help_text: str,
+    section: str = "",
+    *,
+    choices: tuple = (),
+    prefixes: tuple = (),
+    within: tuple = (),
 ):
-    """A dataclass field that carries its help text, paper section, and choices or range."""
+    """A dataclass field that carries its help text, paper section, and choices or range.
+
+    With `prefixes`, text that begins with one may stand beside the choices; `options` checks it.
+    """
     metadata = {"help": help_text, "section": section, "choices": choices, "within": within}
+    metadata["prefixes"] = prefixes
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -119,9 +129,11 @@ class NetworkConfig:
 
     network: str = _option(
         "alexnet",
-        "Architecture.",
+        "Architecture; keras:NAME is one of tf.keras.applications, garden:NAME a backbone of TF "
+        "Model Garden, each with its parameters behind commas, as in keras:MobileNetV2,alpha=0.5.",
         "section 4.1",
         choices=("alexnet", "vgg16", "resnet18", "resnet50", "smallnet"),
+        prefixes=("garden:", "keras:"),
     )
     dim: int = _option(128, "D, the length of an embedding.", "section 4.1", within=(1, 2**16))
     sync_bn: bool = _option(False, "Batch statistics over all replicas instead of each its own.")
