@@ -151,14 +151,14 @@ def _value(key: str, text: str, allowed: _Allowed) -> Any:
     if not isinstance(allowed, _Interval):
         by_text = {str(choice).lower(): choice for choice in allowed}
         if text.lower() not in by_text:
-            raise ValueError(f"needs a {key} of {', '.join(map(str, allowed))}")
+            raise ValueError(f"needs {key} of {', '.join(map(str, allowed))}")
         return by_text[text.lower()]
     try:
         value = float(text)
     except ValueError:
         value = float("nan")
     if not allowed.low <= value <= allowed.high:
-        raise ValueError(f"needs a {key} from {allowed.low:g} to {allowed.high:g}")
+        raise ValueError(f"needs {key} from {allowed.low:g} to {allowed.high:g}")
     return value
 
 

@@ -18,21 +18,10 @@ class ConfigError(ValueError):
     """A configuration that cannot be trained; the message says what to change."""
 
 
-def _option(
-    default: Any,
-    help_text: str,
-    section: str = "",
-    *,
-    choices: tuple = (),
-    prefixes: tuple = (),
-    within: tuple = (),
-):
-    """A dataclass field that carries its help text, paper section, and choices or range.
-
-    With `prefixes`, text that begins with one may stand beside the choices; `options` checks it.
-    """
-    metadata = {"help": help_text, "section": section, "choices": choices, "within": within}
-    metadata["prefixes"] = prefixes
+def _option(default: Any, help_text: str, section: str = "", **limits: tuple):
+    """A dataclass field with its help text and paper section, and choices (prefixes) or range."""
+    limits = {"choices": (), "prefixes": (), "within": ()} | limits
+    metadata = {"help": help_text, "section": section, **limits}
     return dataclasses.field(default=default, metadata=metadata)
 
 
