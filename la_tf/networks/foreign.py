@@ -28,9 +28,9 @@ class ForeignBackbone(Rebuilt, tf.keras.Model):
 
     The network starts untrained. Of the maps through which everything flows, those outside the
     branches of a block, the last one at stride 2^l is level l. Readouts are on the five coarsest of
-    them; conv1 of a network with four is the first map of the finest. Where a network goes on
-    behind global pooling, as TF Model Garden's MobileNetV3 does, that is one level more, without a
-    readout.
+    them, before max-pooling; conv1 of a network with four is the first map of the finest. Where a
+    network goes on behind global pooling, as TF Model Garden's MobileNetV3 does, that is one level
+    more, without a readout.
 
     Batch norm gets our momentum. What rescales pixels, since our images come normalised, and what
     drops paths at random, since no checkpoint would hold the generator's state, does nothing.
@@ -151,7 +151,8 @@ def _levels_and_readouts(
         side = layer.output.shape[1]
         first.setdefault(level, layer)
         last[level] = layer
-    chosen = list(last.values())[-READOUTS:]
+    pooling = tf.keras.layers.MaxPooling2D  # VGG's end; the paper reads maps before pooling
+    chosen = [layer for layer in last.values() if not isinstance(layer, pooling)][-READOUTS:]
     if len(chosen) == READOUTS - 1:
         chosen.insert(0, first[min(first)])
     if len({layer.name for layer in chosen}) < READOUTS:
