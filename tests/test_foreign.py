@@ -151,6 +151,7 @@ def test_pixels_come_as_they_are_and_no_path_is_dropped():
     stem = tf.keras.Model(backbone.input, backbone.get_layer("stem_conv").input)
     pad = tf.keras.layers.ZeroPadding2D(((0, 1), (0, 1)))
     np.testing.assert_array_equal(stem(images(2)), pad(images(2)))
+    assert {w.dtype for w in backbone.weights} == {tf.float32}  # none of a layer that normalises
     assert [m for m in backbone.submodules if isinstance(m, tf.keras.layers.Dropout)]
     first, second = (backbone(images(4), training=True) for _ in range(2))
     np.testing.assert_array_equal(first["5"], second["5"])

@@ -13,13 +13,9 @@ from la_tf.architectures import Architecture, parse
 from la_tf.networks.layers import NORM_MOMENTUM, Rebuilt
 
 READOUTS = 5
-# What only repeats the map before it, with a border or in other units.
-_NO_MAPS = (
-    tf.keras.layers.InputLayer,
-    tf.keras.layers.ZeroPadding2D,
-    tf.keras.layers.Rescaling,
-    tf.keras.layers.Normalization,
-)
+_NO_MAPS = (tf.keras.layers.InputLayer, tf.keras.layers.ZeroPadding2D)
+# Of Keras, those that can be had without their preprocessing.
+_WITH_PREPROCESSING = ("ConvNeXt", "EfficientNetV2", "MobileNetV3", "RegNet", "ResNetRS")
 
 
 @tf.keras.utils.register_keras_serializable(package="la_tf")
@@ -32,8 +28,8 @@ class ForeignBackbone(Rebuilt, tf.keras.Model):
     network goes on behind global pooling, as TF Model Garden's MobileNetV3 does, that is one level
     more, without a readout.
 
-    Batch norm gets our momentum. What rescales pixels, since our images come normalised, and what
-    drops paths at random, since no checkpoint would hold the generator's state, does nothing.
+    Batch norm gets our momentum. Pixels are not rescaled, since our images come normalised, and no
+    path is dropped at random, since no checkpoint would hold the generator's state.
 
     Args:
       architecture: see `architectures.parse`.
@@ -114,25 +110,30 @@ def _library_model(wanted: Architecture, input_specs: tf.keras.layers.InputSpec)
         if wanted.name.startswith(_WITH_PREPROCESSING):
             parameters["include_preprocessing"] = False
         shape = tuple(input_specs.shape[1:])
-        return build(include_top=False, weights=None, input_shape=shape, **parameters)
+        model = build(include_top=False, weights=None, input_shape=shape, **parameters)
+        if wanted.name.startswith("EfficientNetB"):
+            model = tf.keras.models.clone_model(model, clone_function=_without_preprocessing)
+        return model
     norm = {k: parameters.pop(k) for k in ("activation", "norm_epsilon") if k in parameters}
     config = garden_configs.Backbone(type=wanted.name)
     config.get().override(parameters)
     return garden.build_backbone(input_specs, config, garden_common.NormActivation(**norm))
 
 
-_WITH_PREPROCESSING = ("ConvNeXt", "EfficientNetV2", "MobileNetV3", "RegNet", "ResNetRS")
+def _without_preprocessing(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
+    """A layer anew, or in the place of one that rescales pixels a border of nothing."""
+    if isinstance(layer, (tf.keras.layers.Rescaling, tf.keras.layers.Normalization)):
+        return tf.keras.layers.ZeroPadding2D(0, name=layer.name)
+    return type(layer).from_config(layer.get_config())
 
 
 def _adjust(model: tf.keras.Model, sync_bn: bool, momentum: float) -> None:
-    """See `ForeignBackbone`: batch norm, pixels and what is random."""
+    """See `ForeignBackbone`: batch norm, and what is random."""
     for layer in model.submodules:
         if isinstance(layer, tf.keras.layers.BatchNormalization):
             layer.momentum = momentum
             if sync_bn:
                 layer.synchronized, layer.fused = True, False
-        elif isinstance(layer, tf.keras.layers.Rescaling):
-            layer.scale, layer.offset = 1.0, 0.0
         elif isinstance(layer, tf.keras.layers.Dropout):
             layer.rate = 0.0
 
