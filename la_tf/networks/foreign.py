@@ -1,5 +1,6 @@
 """Networks of tf.keras.applications and of TF Model Garden, in the form that ours have."""
 
+import collections
 import math
 import re
 from typing import Any
@@ -70,7 +71,7 @@ class ForeignBackbone(Rebuilt, tf.keras.Model):
         """A name for each of the weights, the same in every process.
 
         Keras numbers layers without a name over all that a process has built; here they count from
-        the first of this network.
+        the first of this network, and those within a block from the first of the block.
         """
         bases = {
             layer.name: base
@@ -79,16 +80,20 @@ class ForeignBackbone(Rebuilt, tf.keras.Model):
             and (base := re.sub(r"_\d+$", "", layer.name)).replace("_", "")
             == type(layer).__name__.lower()
         }
-        renamed: dict[str, str] = {}
-        counts: dict[str, int] = {}
+        renamed: dict[str, str] = {}  # by its path
+        counts: collections.Counter[tuple[str, str]] = collections.Counter()
         names = []
         for weight in self.weights:
-            parts = weight.name.removesuffix(":0").split("/")
-            for part in parts:
-                if part in bases and part not in renamed:
-                    number = counts[bases[part]] = counts.get(bases[part], -1) + 1
-                    renamed[part] = f"{bases[part]}_{number}" if number else bases[part]
-            names.append("/".join(renamed.get(part, part) for part in parts))
+            path, parts = "", weight.name.removesuffix(":0").split("/")
+            for i, part in enumerate(parts):
+                scope, path = path, f"{path}/{part}"
+                if part in bases:
+                    if path not in renamed:
+                        number = counts[scope, bases[part]]
+                        counts[scope, bases[part]] += 1
+                        renamed[path] = f"{bases[part]}_{number}" if number else bases[part]
+                    parts[i] = renamed[path]
+            names.append("/".join(parts))
         return names
 
     def get_config(self) -> dict[str, Any]:
