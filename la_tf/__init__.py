@@ -19,8 +19,8 @@ Use
   network_from_weights  the network of an export's weights.npz
   Embedder              a whole data set through a network
   knn_accuracy          weighted k-nearest-neighbour classification (section 4.2)
-  networks              AlexNet, VGG16, ResNets and smallnet; imported, it lets
-                        tf.keras.models.load_model know their classes
+  networks              AlexNet, VGG16, ResNets, smallnet, and those of Keras and Model Garden;
+                        imported, it lets tf.keras.models.load_model know their classes
 
 Importing la_tf imports nothing else: TensorFlow comes with the first of these that needs it.
 """

@@ -141,12 +141,17 @@ class BankedModel(tf.keras.Model):
 def decayed_weights(model: tf.keras.Model) -> list[tf.Variable]:
     """The weights that Eq. 4 decays: kernels of convolutions and dense layers.
 
-    Batch norm's scales and offsets and the biases are left out, as in the official code.
+    Batch norm's scales and offsets and the biases are left out, as in the official code; so are the
+    kernels of depthwise convolutions, as is usual for MobileNets.
     """
-    return [
+    kernels = [
         layer.kernel
         for layer in model.submodules
         if isinstance(layer, (tf.keras.layers.Conv2D, tf.keras.layers.Dense))
+    ]
+    separable = tf.keras.layers.SeparableConv2D
+    return kernels + [
+        layer.pointwise_kernel for layer in model.submodules if isinstance(layer, separable)
     ]
 
 

@@ -18,11 +18,10 @@ class ConfigError(ValueError):
     """A configuration that cannot be trained; the message says what to change."""
 
 
-def _option(
-    default: Any, help_text: str, section: str = "", *, choices: tuple = (), within: tuple = ()
-):
-    """A dataclass field that carries its help text, paper section, and choices or range."""
-    metadata = {"help": help_text, "section": section, "choices": choices, "within": within}
+def _option(default: Any, help_text: str, section: str = "", **limits: tuple):
+    """A dataclass field with its help text and paper section, and choices (prefixes) or range."""
+    limits = {"choices": (), "prefixes": (), "within": ()} | limits
+    metadata = {"help": help_text, "section": section, **limits}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -119,9 +118,11 @@ class NetworkConfig:
 
     network: str = _option(
         "alexnet",
-        "Architecture.",
+        "Architecture; keras:NAME is one of tf.keras.applications, garden:NAME a backbone of TF "
+        "Model Garden, each with its parameters behind commas, as in keras:MobileNetV2,alpha=0.5.",
         "section 4.1",
         choices=("alexnet", "vgg16", "resnet18", "resnet50", "smallnet"),
+        prefixes=("garden:", "keras:"),
     )
     dim: int = _option(128, "D, the length of an embedding.", "section 4.1", within=(1, 2**16))
     sync_bn: bool = _option(False, "Batch statistics over all replicas instead of each its own.")

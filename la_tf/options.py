@@ -8,6 +8,7 @@ import types
 import typing
 from typing import Any
 
+from la_tf import architectures
 from la_tf.config import Config
 
 _TRUTHS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
@@ -61,7 +62,9 @@ def require_allowed(option: dataclasses.Field, value: Any) -> None:
     """
     choices, within = option.metadata["choices"], option.metadata["within"]
     allowed = True
-    if choices:
+    if isinstance(value, str) and value.startswith(option.metadata["prefixes"]):
+        architectures.parse(value)
+    elif choices:
         allowed = value in choices
     elif within and value is not None:  # not-a-number lies in no range
         numbers = value if isinstance(value, tuple) else (value,)
@@ -103,7 +106,7 @@ _CONVERSIONS = {bool: _truth, str: _text, int: _whole, float: _real, tuple: _who
 def _in_words(option: dataclasses.Field) -> str:
     kind, choices = kind_of(option), option.metadata["choices"]
     if choices:
-        return f"one of {', '.join(choices)}"
+        return f"one of {', '.join((*choices, *(f'{p}NAME' for p in option.metadata['prefixes'])))}"
     if kind in (bool, str):
         return "true or false" if kind is bool else "text"
     low, high = option.metadata["within"]

@@ -16,7 +16,7 @@ FLOORS = (
     (
         *("la_tf/config.py", "la_tf/errors.py", "la_tf/files.py", "la_tf/quiet.py"),
         *("la_tf/phases.py", "la_tf/faiss_library.py", "la_tf/blocks.py", "la_tf/vectors.py"),
-        "la_tf/stop_signals.py",
+        *("la_tf/stop_signals.py", "la_tf/architectures.py"),
     ),
     (
         *("la_tf/options.py", "la_tf/stored_config.py", "la_tf/memory.py", "la_tf/stored.py"),
@@ -50,7 +50,8 @@ ONLY = {
     "la_tf/errors.py": set(),
     "la_tf/quiet.py": set(),
     "la_tf/stop_signals.py": set(),
-    "la_tf/options.py": {"la_tf.config"},
+    "la_tf/architectures.py": set(),
+    "la_tf/options.py": {"la_tf.architectures", "la_tf.config"},
     "la_tf/stored_config.py": {"la_tf.config"},
     "la_tf/recipes.py": {"la_tf.config", "la_tf.options"},
     "la_tf/resolve.py": {"la_tf.config", "la_tf.options"},

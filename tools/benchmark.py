@@ -55,7 +55,7 @@ def main() -> None:
         command_line.fail(f"--block_size={_BLOCK_SIZE.value} is no divisor of the batch of 128.")
     if not all(_is_number(size, 128, 2**31 - 1) for size in _SIZES.value):
         command_line.fail("--sizes takes numbers of images, from 128 to 2147483647.")
-    if not all(len(x := n.split(":")) == 2 and _is_number(x[1], 1, 4096) for n in _NETWORKS.value):
+    if not all(_is_number(n.rpartition(":")[2], 1, 4096) for n in _NETWORKS.value):
         command_line.fail("--networks takes NAME:IMAGE_SIZE, as in alexnet:224, of 4096 at most.")
     results = {}
     with command_line.failures_explained(ValueError):
@@ -83,7 +83,7 @@ def _measure(part: str) -> list:
         jit_compile=_JIT_COMPILE.value,
         deterministic=not _JIT_COMPILE.value,
     )
-    networks = [(name, int(side)) for name, side in (n.split(":") for n in _NETWORKS.value)]
+    networks = [(n, int(side)) for n, _, side in (x.rpartition(":") for x in _NETWORKS.value)]
     tables = {
         "step": lambda: [step.measure(n, repetitions, _BLOCK_SIZE.value) for n in sizes],
         "clustering": lambda: [clustering.measure(repetitions=repetitions)],

@@ -31,6 +31,7 @@ from la_tf.errors import RunError
 from la_tf.export.run import WEIGHTS
 from la_tf.export.saved_model import plain_copy
 from la_tf.export.weights import WeightsError, checksum, network_from_weights
+from la_tf.networks import architecture_of
 from la_tf.results.evaluations import READOUTS
 from la_tf.runs import runtime
 from la_tf.runs.trained_run import TrainedRun
@@ -82,7 +83,7 @@ def start_from_export(directory: pathlib.Path) -> Start:
 
 def _origin(network: tf.keras.Model) -> dict[str, Any]:
     size = network.input_shape[1]
-    return {"network": network.name, "image_size": size, "weights": checksum(network)}
+    return {"network": architecture_of(network), "image_size": size, "weights": checksum(network)}
 
 
 def train_classifier(
@@ -122,7 +123,7 @@ def train_classifier(
         layers = READOUTS if settings["layer"] == "the best" else (settings["layer"],)
         network = start.network
         if fine_tuning is not None:  # of a copy: the network of the run stays as it is
-            network = plain_copy(network, network.name, network.input_shape[1])
+            network = plain_copy(network, architecture_of(network), network.input_shape[1])
         readout = fit_readout(network, task, layers, start.flip, start.seed, say)
         model = classifier_of(network, readout)
         results = {

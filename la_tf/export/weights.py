@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from la_tf.errors import RunError, first_line
-from la_tf.networks import build_network
+from la_tf.networks import architecture_of, build_network
 from la_tf.options import option_value, sections_and_options
 from la_tf.stored import StoredFileError, read_arrays, write_arrays
 
@@ -59,7 +59,7 @@ def save_weights(network: tf.keras.Model, path: pathlib.Path) -> None:
       OSError: it cannot be written.
     """
     metadata = {
-        NETWORK: network.name,
+        NETWORK: architecture_of(network),
         IMAGE_SIZE: network.input_shape[1],
         DIM: network.output_shape[-1],
     }
@@ -141,9 +141,11 @@ def network_from_weights(path: pathlib.Path) -> tf.keras.Model:
 
 
 def _names(network: tf.keras.Model) -> list[str]:
-    inner = {id(variable) for variable in network.get_layer("backbone").weights}
+    backbone = network.get_layer("backbone")
+    names = getattr(backbone, "weight_names", None) or [v.name for v in backbone.weights]
+    inner = {id(v): f"backbone/{n}" for v, n in zip(backbone.weights, names, strict=True)}
     return [
-        ("backbone/" if id(variable) in inner else "head/") + variable.name.removesuffix(":0")
+        inner.get(id(variable), f"head/{variable.name}").removesuffix(":0")
         for variable in network.weights
     ]
 
@@ -160,7 +162,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def in_words(network: tf.keras.Model) -> str:
     """What tells networks apart, 'smallnet at 16 pixels with 128 dimensions'."""
-    return _in_words(network.name, network.input_shape[1], network.output_shape[-1])
+    return _in_words(architecture_of(network), network.input_shape[1], network.output_shape[-1])
 
 
 def _in_words(name: object, image_size: object, dim: object) -> str:

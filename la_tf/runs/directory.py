@@ -1,6 +1,7 @@
 """A run directory: locked, and guarded against mixing two runs."""
 
 import pathlib
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -96,7 +97,8 @@ def default_run_dir(config: Config) -> str:
     method = config.method.method
     suffix = "" if method == Config().method.method else f"-{method}"
     name = pathlib.Path(config.data.data.replace(":", "-")).name
-    return str(pathlib.Path("runs") / f"{name}-{config.network.network}{suffix}")
+    network = re.sub("[:,=]", "-", config.network.network)
+    return str(pathlib.Path("runs") / f"{name}-{network}{suffix}")
 
 
 class RunDirectory:
