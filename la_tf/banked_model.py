@@ -62,7 +62,7 @@ class BankedModel(tf.keras.Model):
         if not self.jit_compile:
             return network(views, training=True)
 
-        @tf.function(jit_compile=True)
+        @tf.function(jit_compile=True, autograph=False)
         def compiled(views: tf.Tensor) -> tf.Tensor:
             # Without this, XLA would also compute the gradient with respect to the pixels.
             return network(tf.stop_gradient(views), training=True)

@@ -1,8 +1,11 @@
 """Whole runs in this process, and every input that must be refused in one sentence."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -58,7 +61,38 @@ def pictures(tmp_path_factory):
 def unlabelled_run(tmp_path_factory, pictures):
     said = []
     run_dir = tmp_path_factory.mktemp("runs") / "run"
-    return train(recipe(run_dir, data=str(pictures)), said.append), said
+    return train(recipe(run_dir, data=str(pictures), deterministic=True), said.append), said
+
+
+@pytest.fixture(scope="module")
+def bank_run(tmp_path_factory, pictures):
+    """A run that clusters the bank and saves at each of its four steps; and what it said."""
+    said = []
+    config = recipe(
+        tmp_path_factory.mktemp("bank") / "run",
+        data=str(pictures),
+        cluster_input="bank",
+        cluster_every_steps=1,
+        ir_epochs=0,
+        checkpoint_every_steps=1,
+        keep_checkpoints=2,
+    )
+    return config, train(config, said.append), said
+
+
+@pytest.fixture(scope="module")
+def crops_run(tmp_path_factory, pictures):
+    """A run that clusters centre crops, with the official momentum; and what it printed."""
+    config = recipe(
+        tmp_path_factory.mktemp("crops") / "run",
+        data=str(pictures),
+        cluster_input="center_crops",
+        cluster_every_steps=1,
+        ir_epochs=0,
+        bn_momentum=0.997,
+    )
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        return train(config), printed.getvalue()
 
 
 @pytest.mark.slow
@@ -110,6 +144,7 @@ def similarities(folder: pathlib.Path, pictures: pathlib.Path) -> np.ndarray:
     return (rows @ rows.T)[np.triu_indices(len(rows), 1)]
 
 
+@pytest.mark.slow
 def test_a_run_of_four_steps_exports_what_tells_pictures_apart(unlabelled_run, pictures):
     result, said = unlabelled_run
     records = read_log(result.run_dir / "metrics.jsonl")
@@ -119,14 +154,13 @@ def test_a_run_of_four_steps_exports_what_tells_pictures_apart(unlabelled_run, p
     assert found.mean() < 0.9 and not any("nearly constant" in sentence for sentence in said)
 
 
-def test_nearly_constant_embeddings_are_said_on_the_console_and_on_the_card(
-    tmp_path, pictures, capsys
-):
+@pytest.mark.slow
+def test_nearly_constant_embeddings_are_said_on_the_console_and_on_the_card(crops_run, pictures):
     """As with the official momentum, by which four steps leave the initial statistics."""
-    result = train(recipe(tmp_path / "run", data=str(pictures), bn_momentum=0.997), print)
+    result, printed = crops_run
     warning = "the embeddings of the exported network are nearly constant"
     assert similarities(result.saved_model, pictures).mean() > 0.9
-    assert warning in capsys.readouterr().out
+    assert warning in printed
     assert warning in (result.run_dir / "export" / "README.md").read_text()
 
 
@@ -146,18 +180,18 @@ def test_the_exported_model_embeds_pictures_of_any_kind_and_size(unlabelled_run,
 
 
 @pytest.mark.slow
-def test_only_so_many_checkpoints_are_kept(tmp_path, pictures):
-    config = recipe(
-        tmp_path, data=str(pictures), checkpoint_every_steps=1, keep_checkpoints=2, epochs=3
-    )
-    train(config, lambda _: None)
-    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.index"))
-    assert kept == ["ckpt-5.index", "ckpt-6.index"]
+def test_only_so_many_checkpoints_are_kept(bank_run):
+    _, result, _ = bank_run
+    kept = sorted(path.name for path in (result.run_dir / "checkpoints").glob("*.index"))
+    assert kept == ["ckpt-3.index", "ckpt-4.index"]
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_elsewhere_says_that_bits_may_differ(tmp_path, pictures, monkeypatch):
-    config = recipe(tmp_path, data=str(pictures), checkpoint_every_steps=1)
+def test_a_run_that_goes_on_elsewhere_says_that_bits_may_differ(tmp_path, bank_run, monkeypatch):
+    config, result, first = bank_run
+    shutil.copytree(result.run_dir, tmp_path / "run")
+    here = dataclasses.replace(config.run, run_dir=str(tmp_path / "run"))
+    config = dataclasses.replace(config, run=here)
 
     class BeginsToTrain(Exception):
         """Nothing more is to be said."""
@@ -173,13 +207,11 @@ def test_a_run_that_goes_on_elsewhere_says_that_bits_may_differ(tmp_path, pictur
         assert any("after step 3 of 4" in sentence for sentence in said)
         return [sentence for sentence in said if "bits may differ" in sentence]
 
-    first = []
-    train(config, first.append)
     assert not any("bits may differ" in sentence for sentence in first)
-    for file in (tmp_path / "checkpoints").glob("ckpt-4.*"):
+    for file in (tmp_path / "run" / "checkpoints").glob("ckpt-4.*"):
         file.unlink()
     monkeypatch.setattr("la_tf.trainer._Run._fit", fit)
-    file = tmp_path / "environment.json"
+    file = tmp_path / "run" / "environment.json"
     assert told() == []
     starts = json.loads(file.read_text())
     assert starts[0] == starts[1] and starts[0]["cpu_instructions"]
@@ -215,23 +247,16 @@ def test_a_loss_that_breaks_stops_the_run_and_leaves_no_broken_checkpoint(tmp_pa
 
 
 @pytest.mark.slow
-def test_clusters_are_made_of_what_was_asked_for(tmp_path, pictures):
+def test_clusters_are_made_of_what_was_asked_for(bank_run, crops_run):
     """A fresh network maps all pictures to nearly one point; the random bank is spread out."""
     inertia = {}
-    for cluster_input in ("bank", "center_crops"):
-        run_dir = tmp_path / cluster_input
-        config = recipe(
-            run_dir,
-            data=str(pictures),
-            cluster_input=cluster_input,
-            cluster_every_steps=1,
-            ir_epochs=0,
-        )
-        train(config, lambda _: None)
-        rounds = [r for r in read_log(run_dir / "metrics.jsonl") if r["kind"] == "clustering"]
+    for name, result in (("bank", bank_run[1]), ("center_crops", crops_run[0])):
+        rounds = [
+            r for r in read_log(result.run_dir / "metrics.jsonl") if r["kind"] == "clustering"
+        ]
         assert [r["step"] for r in rounds] == [0, 1, 2, 3]
         assert [r["round"] for r in rounds] == [0, 1, 2, 3]
-        inertia[cluster_input] = rounds[0]["inertia"]
+        inertia[name] = rounds[0]["inertia"]
     # 36 of 40 random unit vectors are nearly orthogonal to their cluster's others.
     assert inertia["bank"] > 20 > 5 > inertia["center_crops"]
 
@@ -326,17 +351,18 @@ def test_a_run_directory_that_cannot_be_written_is_refused(tmp_path, pictures):
 
 
 @pytest.mark.slow
-def test_the_network_learns_nothing_from_labels(tmp_path, pictures):
+def test_the_network_learns_nothing_from_labels(tmp_path, unlabelled_run, pictures):
     """The same pictures with and without class folders give the same weights."""
-    banks = []
-    for name, folders in (("plain", ["", ""]), ("classes", ["a", "b"])):
-        data = tmp_path / name
-        for i, path in enumerate(sorted(pictures.iterdir())):
-            target = data / folders[i >= 20] / path.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
-        config = recipe(tmp_path / f"run-{name}", data=str(data), deterministic=True)
-        train(config, lambda _: None)
-        reader = tf.train.load_checkpoint(str(tmp_path / f"run-{name}" / "checkpoints"))
-        banks.append(reader.get_tensor("model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE"))
+    for i, path in enumerate(sorted(pictures.iterdir())):
+        target = tmp_path / "classes" / "ab"[i >= 20] / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    config = recipe(tmp_path / "run", data=str(tmp_path / "classes"), deterministic=True)
+    results = [unlabelled_run[0], train(config, lambda _: None)]
+    banks = [
+        tf.train.load_checkpoint(str(result.run_dir / "checkpoints")).get_tensor(
+            "model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE"
+        )
+        for result in results
+    ]
     np.testing.assert_array_equal(*banks)

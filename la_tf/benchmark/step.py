@@ -34,15 +34,15 @@ def measure(num_examples: int, repetitions: int, block_size: int = 0) -> list[Ro
     # Gathered, since a slice would share the bank's memory and keep it.
     views = tf.gather(model.bank.vectors, tf.range(BATCH))
 
-    @tf.function
+    @tf.function(autograph=False)
     def product():
         return tf.matmul(views, model.bank.read(), transpose_b=True)
 
-    @tf.function
+    @tf.function(autograph=False)
     def by_top_k():
         return tf.math.top_k(tf.matmul(views, model.bank.read(), transpose_b=True), k, sorted=False)
 
-    @tf.function
+    @tf.function(autograph=False)
     def neighbours():
         return nearest_rows(views, model.bank.read(), k, block_size)
 
@@ -126,6 +126,6 @@ def _stepper(
     model.optimizer.build(model.network.trainable_variables)
     model.bank.vectors.assign(clustered_rows(num_examples))
     set_random_labels(model)
-    step = tf.function(model.train_step)
+    step = tf.function(model.train_step, autograph=False)
     data = tf.range(BATCH), tf.gather(model.bank.vectors, tf.range(BATCH))
     return model, lambda: step(data)

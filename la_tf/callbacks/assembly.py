@@ -83,6 +83,10 @@ class RunCallbacks:
         self._views = functools.cache(
             functools.partial(eval_dataset, image_size=config.data.image_size)
         )
+        self._sample_rows = sample_rows(
+            train_set.num_examples, NEIGHBOR_SAMPLE, config.schedule.seed
+        )
+        self._sample = Subset(train_set, self._sample_rows)
         spe = steps_per_epoch(train_set.num_examples, config.data.batch_size)
         self._progress = Progress(spe * config.schedule.epochs, spe, config.data.batch_size)
         self._tensorboard = tensorboard_folder(path)
@@ -210,9 +214,7 @@ class RunCallbacks:
 
     def _embed_sample(self) -> tuple[np.ndarray, np.ndarray]:
         """Some training images, by number, and the embeddings of their centre crops now."""
-        train_set, seed = self.train_set, self.config.schedule.seed
-        rows = sample_rows(train_set.num_examples, NEIGHBOR_SAMPLE, seed)
-        return rows, self._embed(Subset(train_set, rows))
+        return self._sample_rows, self._embed(self._sample)
 
     def _describe_neighbors(self) -> dict[str, float | None]:
         """The neighbours that a sample of the training images has now, found by centre crops."""

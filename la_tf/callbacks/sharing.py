@@ -33,7 +33,7 @@ def exchange(
     """
     local = runtime.local_replicas(strategy)
 
-    @tf.function
+    @tf.function(autograph=False)
     def sum_of_workers(value: tf.Tensor) -> tf.Tensor:
         def in_replica(value: tf.Tensor) -> tf.Tensor:
             context = tf.distribute.get_replica_context()

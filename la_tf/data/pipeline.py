@@ -163,6 +163,7 @@ def example_dataset(num_examples: int, steps: Steps) -> tf.data.Dataset:
         indices = step_indices(num_examples, steps.batch_size, steps.seed, int(step))
         return indices.reshape(slices)[list(steps.replica_ids)].reshape(-1)
 
+    @tf.autograph.experimental.do_not_convert  # as in `_map_and_batch`
     def examples(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         indices = tf.numpy_function(local_indices, [step], tf.int32, stateful=False)
         indices = tf.ensure_shape(indices, [steps.slice_size * len(steps.replica_ids)])

@@ -16,7 +16,9 @@ class Embedder:
     def __init__(self, network: tf.keras.Model):
         """Wraps a network: normalised images [B, S, S, 3] -> embeddings [B, D]."""
         self._forward = tf.function(
-            lambda images: network(images, training=False), reduce_retracing=True
+            lambda images: network(images, training=False),
+            autograph=False,
+            reduce_retracing=True,
         )
 
     def __call__(self, dataset: tf.data.Dataset) -> np.ndarray:

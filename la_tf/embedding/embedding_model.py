@@ -45,7 +45,9 @@ def run_model(run: TrainedRun) -> EmbeddingModel:
     side = run.config.data.image_size
 
     # One graph for all batches, also for the smaller last one.
-    @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32)])
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, side, side, 3], tf.float32)], autograph=False
+    )
     def embed(views: tf.Tensor) -> tf.Tensor:
         return run.network(views, training=False)
 

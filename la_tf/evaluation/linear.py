@@ -100,7 +100,9 @@ def centre_features(features: tf.keras.Model, source: Source, remedy: str) -> di
     widths = {name: tensor.shape[1] for name, tensor in features.output.items()}
     require_memory(4 * count * sum(widths.values()), f"the features of {count} images", remedy)
     found = {name: np.empty([count, width], np.float32) for name, width in widths.items()}
-    forward = tf.function(lambda x: features(x, training=False), reduce_retracing=True)
+    forward = tf.function(
+        lambda x: features(x, training=False), autograph=False, reduce_retracing=True
+    )
     # The centre crop of validation, which has a margin where `center_view` has none.
     views = ordered_dataset(
         source, lambda encoded: ten_crop_views(encoded, image_size, flip=False)[0], EVAL_BATCH_SIZE
@@ -208,7 +210,7 @@ def ten_crop_accuracy(
       {name of the readout: accuracy}.
     """
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def predict(crops: tf.Tensor) -> dict[str, tf.Tensor]:
         shape = tf.shape(crops)
         scores = readouts.probabilities(tf.reshape(crops, tf.concat([[-1], shape[2:]], axis=0)))

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from la_tf.neighborhoods import background_of_all
 
-_BLOCK = 16  # images that are compared with all N, in H clusterings, at once
+_AT_ONCE = 2**24  # similarities of images to all N, which are compared in H clusterings
 
 
 def neighbor_quality(
@@ -35,8 +35,9 @@ def neighbor_quality(
     """
     bank = tf.convert_to_tensor(model.bank.vectors)
     counts = np.zeros(6)
-    for start in range(0, len(rows), _BLOCK):
-        part = slice(start, start + _BLOCK)
+    block = max(1, _AT_ONCE // bank.shape[0])
+    for start in range(0, len(rows), block):
+        part = slice(start, start + block)
         counts += _counts(model, rows[part], embeddings[part], bank, labels)
     close, close_alike, within, own, background, background_alike = map(float, counts)
     quality = {

@@ -155,7 +155,7 @@ class ReadoutTraining:
             self.forget()
             raise RunError("the loss of a readout is not finite: lower --learning_rate.")
 
-    @tf.function
+    @tf.function(autograph=False)
     def _train_on(self, indices: tf.Tensor, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         # int64, which stays on a GPU: as int32, all N would be copied there in every step.
         labels = tf.constant(self.train_set.labels, tf.int64)

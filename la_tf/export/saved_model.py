@@ -1,6 +1,7 @@
 """A trained network as a SavedModel that needs nothing of this project."""
 
 import contextlib
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -60,15 +61,15 @@ class EmbeddingModule(tf.Module):
         encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
         pictures = tf.TensorSpec([None, side, side, 3], tf.float32, name="images")
 
-        @tf.function(input_signature=[encoded])
+        @tf.function(input_signature=[encoded], autograph=False)
         def embed_bytes(image_bytes):
             return {"embedding": self._embed(center_views(image_bytes, side))}
 
-        @tf.function(input_signature=[pictures])
+        @tf.function(input_signature=[pictures], autograph=False)
         def embed_images(images):
             return {"embedding": self._embed(normalize(images))}
 
-        @tf.function(input_signature=[encoded])
+        @tf.function(input_signature=[encoded], autograph=False)
         def embed_layers(image_bytes):
             return self._embed_layers(center_views(image_bytes, side))
 
@@ -120,11 +121,11 @@ def export_saved_model(
       ExportError: the export does not give the network's embedding of the probe, or cannot be
         written.
     """
-    plain = plain_copy(network, name, image_size)
+    plain, module, signatures = _traced(name, image_size, network.output_shape[-1])
+    plain.set_weights(network.get_weights())
     try:
         with own_folder(directory) as partial:
-            module = EmbeddingModule(plain, image_size)
-            tf.saved_model.save(module, str(partial / VERSION), signatures=module.signatures())
+            tf.saved_model.save(module, str(partial / VERSION), signatures=signatures)
             _try_out(partial / VERSION, network, image_size, probe)
             replace_folder(partial / VERSION, directory / VERSION)
     except (OSError, tf.errors.OpError) as error:
@@ -162,14 +163,29 @@ def cannot_be_written(directory: pathlib.Path, error: Exception) -> str:
 
 def plain_copy(network: tf.keras.Model, name: str, image_size: int) -> tf.keras.Model:
     """One plain set of weights, outside any strategy, that computes in float32."""
+    plain = _plain_network(name, image_size, network.output_shape[-1])
+    plain.set_weights(network.get_weights())
+    return plain
+
+
+def _plain_network(name: str, image_size: int, dim: int) -> tf.keras.Model:
     policy = tf.keras.mixed_precision.global_policy()
     tf.keras.mixed_precision.set_global_policy("float32")
     try:
-        plain = build_network(name, image_size, network.output_shape[-1])
+        return build_network(name, image_size, dim)
     finally:
         tf.keras.mixed_precision.set_global_policy(policy)
-    plain.set_weights(network.get_weights())
-    return plain
+
+
+# A run exports twice: before its first step, to see that it can, and after its last.
+@functools.lru_cache(maxsize=1)
+def _traced(
+    name: str, image_size: int, dim: int
+) -> tuple[tf.keras.Model, EmbeddingModule, dict[str, Callable]]:
+    """A plain network, whose weights may be set anew, its module and its signatures."""
+    plain = _plain_network(name, image_size, dim)
+    module = EmbeddingModule(plain, image_size)
+    return plain, module, module.signatures()
 
 
 def _try_out(folder: pathlib.Path, network: tf.keras.Model, image_size: int, probe: bytes) -> None:
