@@ -25,8 +25,9 @@ def test_a_name_and_its_parameters():
     [
         ("keras:MobilenetV2", "is no network of tf.keras.applications .* choose .*MobileNetV2"),
         ("keras:", "docs/networks.md lists them"),
-        ("garden:nothing", "choose mobilenet or efficientnet or mobiledet or resnet or revnet"),
+        ("garden:nothing", "choose mobilenet or efficientnet or mobiledet or resnet"),
         ("garden:vit", "has patches of one size"),
+        ("garden:revnet", "has gradients of its own"),
         ("keras:NASNetMobile", "read two maps at a time"),
         ("keras:MobileNetV2,alfa=1", "has no parameter 'alfa': MobileNetV2 takes alpha"),
         ("keras:ResNet50,alpha=1", "has no parameter 'alpha': ResNet50 takes none"),
@@ -35,7 +36,7 @@ def test_a_name_and_its_parameters():
         ("keras:MobileNetV2,alpha=nan", "from 0.05 to 8"),
         ("keras:MobileNetV2,alpha=1,alpha=1", "gives alpha twice"),
         ("keras:MobileNetV3Small,minimalistic=1", "True, False"),
-        ("garden:revnet,model_id=50", "of 38, 56, 104"),
+        ("garden:resnet,model_id=38", "of 10, 18, 26, 34, 50"),
     ],
 )
 def test_what_there_is_not_is_one_sentence_about_the_option(text, words):

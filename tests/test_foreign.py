@@ -9,7 +9,7 @@ import tensorflow as tf
 from imitation import needs_bfloat16
 from official.vision.configs import backbones as garden_configs
 from official.vision.configs.common import NormActivation
-from official.vision.modeling.backbones import efficientnet, mobiledet, mobilenet, resnet, revnet
+from official.vision.modeling.backbones import efficientnet, mobiledet, mobilenet, resnet
 from test_resume import assert_same_run
 
 from la_tf import networks
@@ -67,7 +67,6 @@ def test_every_depth_and_size_is_in_model_garden():
         ("mobiledet", mobiledet.SUPPORTED_SPECS_MAP),
         ("efficientnet", efficientnet.SCALING_MAP),
         ("resnet", resnet.RESNET_SPECS),
-        ("revnet", revnet.REVNET_SPECS),
     ):
         assert set(FOREIGN["garden"][name]["model_id"]) == set(known)
 
