@@ -146,9 +146,11 @@ def free_ports():
     return find
 
 
-# A run of seconds: 1,437 digits at 16 pixels, two epochs of IR and two of LA, 11 steps each.
+# A run of seconds: 352 digits at 16 pixels, two epochs of IR and two of LA, 11 steps each.
 TINY_RUN = (
     "--data=digits",
+    "--limit=352",
+    "--batch_size=32",
     "--image_size=16",
     "--network=smallnet",
     "--noflip",
@@ -207,23 +209,40 @@ def cut_back():
 
 
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory, run_tool, tiny_run) -> pathlib.Path:
-    """Run directory of a tiny run, with a checkpoint of each epoch; copy it to write into it.
+def train_once(tmp_path_factory, run_tool):
+    """A function (name, flags, fresh) -> run directory, which workers of pytest-xdist share.
 
-    Beside it lie its outputs, `stdout` and `stderr`. Workers of pytest-xdist share it.
+    Beside it lie its outputs, `stdout` and `stderr`. Copy it to write into it.
     """
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # of the folders that the workers have for themselves
-    folder = root / "trained"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "stdout").exists():
-            flags = [*tiny_run, "--write_report", f"--run_dir={folder / 'run'}"]
-            flags += ["--checkpoint_every_steps=11", "--keep_checkpoints=9"]
-            code, stdout, stderr = run_tool("train", *flags, fresh=True)
-            assert code == 0, stderr
-            (folder / "stderr").write_text(stderr)
-            (folder / "stdout").write_text(stdout)
-    return folder / "run"
+
+    def train(name: str, *flags: str, fresh: bool = False) -> pathlib.Path:
+        folder = root / name
+        folder.mkdir(exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "stdout").exists():
+                run_dir = f"--run_dir={folder / 'run'}"
+                code, stdout, stderr = run_tool("train", *flags, run_dir, fresh=fresh)
+                assert code == 0, stderr
+                (folder / "stderr").write_text(stderr)
+                (folder / "stdout").write_text(stdout)
+        return folder / "run"
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def trained_run(train_once, tiny_run) -> pathlib.Path:
+    """Run directory of a tiny run of all 1,437 digits, with a checkpoint of each epoch."""
+    flags = ["--limit=0", "--batch_size=128", "--write_report"]
+    flags += ["--checkpoint_every_steps=11", "--keep_checkpoints=9"]
+    return train_once("trained", *tiny_run, *flags, fresh=True)
+
+
+@pytest.fixture(scope="session")
+def straight_run(train_once, tiny_run) -> pathlib.Path:
+    """Run directory of the tiny run itself, which nothing has stopped."""
+    return train_once("straight", *tiny_run)

@@ -78,7 +78,7 @@ def test_knn_of_a_run_is_that_of_its_embeddings(method, run_dir, tmp_path, run_t
     assert {r["row"] for r in results} == {OBJECTIVES[method]}
     assert {r["protocol"] for r in results} == {"knn", "linear"}
     (line,) = [line for line in comparison([str(path)]) if line["run"] == str(path)]
-    assert line["objective"] == OBJECTIVES[method] and line["batch"] == 128 and "k" not in line
+    assert line["objective"] == OBJECTIVES[method] and line["batch"] == 32 and "k" not in line
     assert line.get("m") == (40 if method == "deepcluster" else None)
 
 

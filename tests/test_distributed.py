@@ -12,29 +12,33 @@ ROOT = PROGRAM.parent.parent
 pytestmark = pytest.mark.slow
 
 
+LA, BASELINES = "local_aggregation", ("deepcluster", "supervised")
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, program_server):
-    """Replicas -> what `train_replicas.py` wrote."""
-    folder, results = tmp_path_factory.mktemp("replicas"), {}
+def outputs(tmp_path_factory, program_server):
+    """Method -> replicas -> what `train_replicas.py` wrote."""
+    results = {method: {} for method in (LA, *BASELINES)}
     for replicas in (1, 2, 4):
-        output = folder / f"{replicas}.npz"
-        program = program_server.start(PROGRAM, replicas, output, cwd=ROOT)
+        folder = tmp_path_factory.mktemp("replicas")
+        methods = (LA, *BASELINES) if replicas < 4 else (LA,)
+        program = program_server.start(PROGRAM, replicas, folder, *methods, cwd=ROOT)
         _, stderr = program.communicate()
         assert program.returncode == 0, stderr
-        results[replicas] = dict(np.load(output))
+        for method in methods:
+            results[method][replicas] = dict(np.load(folder / f"{method}.npz"))
     return results
 
 
-@pytest.mark.parametrize("method", ["deepcluster", "supervised"])
-def test_two_replicas_of_a_baseline_equal_one_device(tmp_path, program_server, method):
-    results = []
-    for replicas in (1, 2):
-        output = tmp_path / f"{replicas}.npz"
-        program = program_server.start(PROGRAM, replicas, output, method, cwd=ROOT)
-        _, stderr = program.communicate()
-        assert program.returncode == 0, stderr
-        results.append(dict(np.load(output)))
-    one, two = results
+@pytest.fixture(scope="module")
+def runs(outputs):
+    """Of Local Aggregation, by the number of replicas."""
+    return outputs[LA]
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_two_replicas_of_a_baseline_equal_one_device(outputs, method):
+    one, two = outputs[method][1], outputs[method][2]
     assert_equal_runs(two, one)
     names = [name for name in one if name.startswith("top/")]
     assert len(names) == 2
@@ -46,17 +50,17 @@ def test_two_replicas_of_a_baseline_equal_one_device(tmp_path, program_server, m
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory, program_server, free_ports):
     """What each of two worker processes wrote, one replica each."""
-    folder, programs = tmp_path_factory.mktemp("workers"), []
+    folders, programs = [tmp_path_factory.mktemp("worker") for _ in range(2)], []
     hosts = [f"localhost:{port}" for port in free_ports(2)]
-    for index in range(2):
+    for index, folder in enumerate(folders):
         cluster = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TF_CONFIG", json.dumps(cluster))
-            programs.append(program_server.start(PROGRAM, 2, folder / f"{index}.npz", cwd=ROOT))
+            programs.append(program_server.start(PROGRAM, 2, folder, LA, cwd=ROOT))
     for program in programs:
         _, stderr = program.communicate(timeout=600)
         assert program.returncode == 0, stderr
-    return [dict(np.load(folder / f"{index}.npz")) for index in range(2)]
+    return [dict(np.load(folder / f"{LA}.npz")) for folder in folders]
 
 
 def test_two_worker_processes_equal_one_device(runs, workers):

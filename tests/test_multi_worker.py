@@ -58,7 +58,7 @@ def test_what_two_replicas_began_one_finishes(tmp_path, alone, run_tool, tiny_ru
     assert_close(run_dir, alone)
     # The first step on one replica wrote its own rows, and all others are as two had left them.
     before, after = (stored_bank(run_dir, step) for step in (6, 7))
-    rows = step_indices(len(before), 128, seed=0, step=6)
+    rows = step_indices(len(before), 32, seed=0, step=6)
     others = np.setdiff1d(np.arange(len(before)), rows)
     np.testing.assert_array_equal(after[others], before[others])
     expected = stored_bank(alone, 7)[rows]

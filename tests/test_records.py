@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import resource
-import signal
 import subprocess
 import sys
 
@@ -200,16 +199,14 @@ write_records(Slow(), sys.argv[1], 3)
 """
 
 
-def test_killed_writer_leaves_no_folder_that_opens(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path / "r")],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )
-    assert process.stdout.readline() == b"writing\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+def test_killed_writer_leaves_no_folder_that_opens(tmp_path, program_server):
+    script, tmp_path = tmp_path / "script.py", tmp_path / "folder"
+    script.write_text(KILLED)
+    tmp_path.mkdir()
+    process = program_server.start(script, tmp_path / "r", cwd=REPOSITORY)
+    assert process.stdout.readline() == "writing\n"
+    process.kill()
+    process.communicate()
     left = list(tmp_path.iterdir())
     assert not (tmp_path / "r").exists()
     assert left  # a killed process cannot clean up, but what it leaves does not open

@@ -4,8 +4,6 @@ import io
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -272,11 +270,10 @@ def test_names_are_printed_whatever_they_are(
     assert r"1 of the 3 files of odd\n left out: odd\n/bad\r.png (is no" in out
 
 
-def test_a_reader_that_leaves_is_no_error(trained_run, folder, tmp_path):
-    tool = os.path.join(os.path.dirname(__file__), "..", "tools", "search.py")
-    command = [sys.executable, tool, f"--run_dir={trained_run}", f"--gallery={folder}"]
-    command += [f"--query={folder}", f"--cache_dir={tmp_path}", f"--output={tmp_path / 'p.html'}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_a_reader_that_leaves_is_no_error(trained_run, folder, tmp_path, start_tool):
+    flags = [f"--run_dir={trained_run}", f"--gallery={folder}", f"--query={folder}"]
+    flags += [f"--cache_dir={tmp_path}", f"--output={tmp_path / 'p.html'}"]
+    process = start_tool("search", *flags)
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait() == 141
     assert (tmp_path / "p.html").exists()

@@ -4,12 +4,11 @@ import hashlib
 import io
 import os
 import sqlite3
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import ROOT
 from PIL import Image
 from test_image_headers import png_of_size
 
@@ -157,17 +156,16 @@ open_gallery(model, PictureFiles(sys.argv[1]), sys.argv[2])
 """
 
 
-def test_killed_it_goes_on_where_it_saved(folder, opened, tmp_path):
+def test_killed_it_goes_on_where_it_saved(folder, opened, tmp_path, program_server):
+    script = tmp_path / "script.py"
+    script.write_text(f"import sys\nsys.path.append({str(ROOT / 'tests')!r})\n{KILLED}")
     for i in range(20, 700):
         (folder / f"{i:03}.bmp").write_bytes(bmp(i % 256) + i.to_bytes(2, "big"))
     remaining = 700
     for batches, saved in ((3, 256), (2, 256)):
-        process = subprocess.run(
-            [sys.executable, "-c", KILLED, folder, tmp_path / "cache", str(batches)],
-            env={**os.environ, "PYTHONPATH": os.path.dirname(__file__)},
-            capture_output=True,
-        )
-        assert process.returncode == -9, process.stderr
+        process = program_server.start(script, folder, tmp_path / "cache", batches, cwd=ROOT)
+        _, stderr = process.communicate()
+        assert process.returncode == -9, stderr
         remaining -= saved
     opened(remaining)
     opened(0)

@@ -7,15 +7,14 @@ import contextlib
 import fcntl
 import gzip
 import http.client
-import pathlib
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from conftest import ROOT
+from program_server import Program
 from serving_client import (
     GOOD,
     PREDICT,
@@ -26,46 +25,6 @@ from serving_client import (
     serving,
 )
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-# The tool itself, but for the seconds that it has to end in. Model or parser begin their work, say
-# so, and wait while somebody holds a lock; what of the room for bodies is taken is said too.
-HELD = """
-import dataclasses, fcntl, runpy, sys
-from la_tf import quiet; quiet.quiet()
-from la_tf.serving import batching, bodies, protocol, served_model, server
-place, lock, seconds, *flags = sys.argv[1:]
-server._SHUTDOWN_SECONDS = bodies._STALLED_SECONDS = float(seconds)
-bodies._SILENT_SECONDS = 3600.0
-load_model, parse_predict = served_model.load_model, protocol.parse_predict
-take = batching.MemoryBudget.take
-
-def held(function):
-    def wait_and_call(*arguments):
-        print("begun", flush=True)
-        with open(lock) as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-        return function(*arguments)
-    return wait_and_call
-
-def load_held_model(folder):
-    loaded = load_model(folder)
-    return dataclasses.replace(loaded, embed=held(loaded.embed))
-
-def take_and_tell(room, size):
-    take(room, size)
-    print("taken", room._held, flush=True)
-
-if place == "model":
-    served_model.load_model = load_held_model
-if place == "parser":
-    protocol.parse_predict = held(parse_predict)
-if place == "room":
-    batching.MemoryBudget.take = take_and_tell
-sys.path.insert(0, "tools")
-sys.argv = ["serve.py", *flags]
-runpy.run_path("tools/serve.py", run_name="__main__")
-"""
 AN_HOUR = 3600
 
 
@@ -89,24 +48,20 @@ def lock(tmp_path):
 
 
 @contextlib.contextmanager
-def serving_held(place: str, lock, export, *flags: str, seconds: int = AN_HOUR):
+def serving_held(server, place: str, lock, export, *flags: str, seconds: int = AN_HOUR):
     """As `serving`, held at a place; whoever waited for its time to end would never end."""
 
-    def start(name: str, *flags: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-c", HELD, place, lock.name, str(seconds), *flags],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    def start(name: str, *flags: str) -> Program:
+        held = ROOT / "tests" / "held_server.py"
+        return server.start(
+            held, place, lock.name, seconds, ROOT / "tools" / f"{name}.py", *flags, cwd=ROOT
         )
 
     with serving(start, export, *flags) as found:
         yield found
 
 
-def until_said(process: subprocess.Popen, word: str) -> str:
+def until_said(process: Program, word: str) -> str:
     """The rest of the next line of a server that begins with a word."""
     for line in process.stdout:
         if line.startswith(word):
@@ -133,10 +88,12 @@ def until_refused(address: str) -> None:
     raise AssertionError("the server goes on")
 
 
-def test_a_full_queue_refuses_and_a_signal_answers_what_it_holds(lock, export, expected):
+def test_a_full_queue_refuses_and_a_signal_answers_what_it_holds(
+    program_server, lock, export, expected
+):
     flags = ("--max_queue=4", "--max_batch_size=1")
     with (
-        serving_held("model", lock, export, *flags) as (process, address),
+        serving_held(program_server, "model", lock, export, *flags) as (process, address),
         ThreadPoolExecutor(2) as pool,
     ):
         health, client = Client(address), Client(address)
@@ -158,12 +115,12 @@ def test_a_full_queue_refuses_and_a_signal_answers_what_it_holds(lock, export, e
         assert process.wait(120) == 0  # though two clients stay connected
 
 
-def test_no_body_keeps_others_waiting(lock, export, expected):
+def test_no_body_keeps_others_waiting(program_server, lock, export, expected):
     # Each within the default limits.
     values = b"[[" + b"[]," * 10_000_000 + b"[]]]"
     digits = b'{"instances": [{"b64": "' + b"A" * 31_000_000 + b'"}]}'
     with (
-        serving_held("parser", lock, export) as (process, address),
+        serving_held(program_server, "parser", lock, export) as (process, address),
         ThreadPoolExecutor(3) as pool,
     ):
         health = Client(address)
@@ -184,9 +141,9 @@ def test_no_body_keeps_others_waiting(lock, export, expected):
         np.testing.assert_allclose(answer["predictions"], expected[:1], atol=1e-5)
 
 
-def test_bodies_that_are_being_read_take_of_the_queue(lock, export, expected):
+def test_bodies_that_are_being_read_take_of_the_queue(program_server, lock, export, expected):
     flags = ("--max_queue_mb=2", "--max_request_mb=1")
-    with serving_held("room", lock, export, *flags) as (process, address):
+    with serving_held(program_server, "room", lock, export, *flags) as (process, address):
         body = b" " * 22_000 + rows_of(GOOD[0])
         silent = []
         for number, said in ((1, "of the 1 million bytes that one"), (2, "of 2 million bytes")):
@@ -210,8 +167,8 @@ def test_bodies_that_are_being_read_take_of_the_queue(lock, export, expected):
         np.testing.assert_allclose(found[1]["predictions"], expected[:1], atol=1e-5)
 
 
-def test_a_model_that_is_stuck_does_not_keep_the_server_from_ending(lock, export, hangup_is_heard):
-    with serving_held("model", lock, export, seconds=1) as (process, address):
+def test_a_model_that_is_stuck_does_not_keep_the_server_from_ending(program_server, lock, export):
+    with serving_held(program_server, "model", lock, export, seconds=1) as (process, address):
         client = Client(address)
         client.connection.request("POST", PREDICT, rows_of(GOOD[0]))
         until_said(process, "begun")  # and nobody will let it end
@@ -219,8 +176,10 @@ def test_a_model_that_is_stuck_does_not_keep_the_server_from_ending(lock, export
         assert process.wait(120) == 0
 
 
-def test_ctrl_c_ends_it_though_a_client_stays_connected_and_another_never_ends(lock, export):
-    with serving_held("nothing", lock, export) as (process, address):
+def test_ctrl_c_ends_it_though_a_client_stays_connected_and_another_never_ends(
+    program_server, lock, export
+):
+    with serving_held(program_server, "nothing", lock, export) as (process, address):
         idle, endless = Client(address), Client(address)
         assert idle.ask("GET", "/healthz")[0] == 200
         endless.connection.putrequest("POST", PREDICT)

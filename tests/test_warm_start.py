@@ -26,7 +26,7 @@ def source(tmp_path_factory, run_tool, tiny_run):
 
 
 def test_run_is_that_which_did_it_all_itself(
-    tmp_path, source, trained_run, run_tool, tiny_run, newest_checkpoint
+    tmp_path, source, straight_run, run_tool, tiny_run, newest_checkpoint
 ):
     """Stopped on its way, too, when the other run is gone."""
     other, run_dir = tmp_path / "other", tmp_path / "run"
@@ -39,7 +39,7 @@ def test_run_is_that_which_did_it_all_itself(
     code, stdout, stderr = run_tool("train", *flags)
     assert code == 0, stderr
     assert "after step 26 of 44" in stdout
-    assert_same_run(run_dir, trained_run, newest_checkpoint)
+    assert_same_run(run_dir, straight_run, newest_checkpoint)
 
 
 def test_warm_start_ends_when_its_loss_levels_off(tmp_path, run_tool, tiny_run, newest_checkpoint):
@@ -47,8 +47,9 @@ def test_warm_start_ends_when_its_loss_levels_off(tmp_path, run_tool, tiny_run, 
 
     Without a learning rate to speak of the loss must become level, on any processor.
     """
-    few = ("--limit=256", "--learning_rate=1e-30", "--epochs=30", "--ir_epochs=29")
-    flags = [*tiny_run, *few, "--ir_until_plateau", "--eval_every_epochs=30"]
+    few = ("--limit=64", "--learning_rate=1e-30", "--epochs=30", "--ir_epochs=29")
+    flags = [*tiny_run, *few, "--k=16", "--num_clusters=4"]
+    flags += ["--ir_until_plateau", "--eval_every_epochs=30"]
     run_dirs = [tmp_path / name for name in ("straight", "stopped")]
     for run_dir in run_dirs:
         if run_dir.name == "stopped":
@@ -90,7 +91,7 @@ def test_another_warm_start_is_refused(source):
     dropped = dataclasses.replace(config.optimizer, drop_epochs=(1,))
     told = refusal(dataclasses.replace(config, optimizer=dropped))
     assert "--drop_epochs was [3], here [1]" in told
-    fewer = data["training set"] | {"examples": 1000}
+    fewer = data["training set"] | {"examples": 300}
     assert "the data's training set was" in refusal(data=data | {"training set": fewer})
     # Its checkpoints are those of its last steps: of the first epoch there is none.
     shorter = dataclasses.replace(config.schedule, ir_epochs=1)

@@ -3,7 +3,9 @@
 A program of its own, since TensorFlow's collective operations keep the group of devices that they
 were first used with. With TF_CONFIG set it is one of several workers.
 
-  python tests/train_replicas.py REPLICAS OUTPUT.npz [METHOD]
+  python tests/train_replicas.py REPLICAS FOLDER METHOD ...
+
+writes METHOD.npz.
 """
 
 import os
@@ -31,16 +33,21 @@ N, BATCH, IR_STEPS, LA_STEPS = 64, 16, 3, 3
 
 
 def main() -> None:
-    replicas, output, *method = int(sys.argv[1]), *sys.argv[2:]
+    replicas, folder, *methods = int(sys.argv[1]), *sys.argv[2:]
     if "TF_CONFIG" in os.environ:
         strategy = runtime.make_strategy(RunConfig(strategy="multi_worker_mirrored"))
     else:
         strategy = runtime.make_strategy(RunConfig(num_devices=replicas))
     assert strategy.num_replicas_in_sync == replicas
+    for method in methods:
+        np.savez(f"{folder}/{method}.npz", **train(strategy, method))
+
+
+def train(strategy: tf.distribute.Strategy, method: str) -> dict[str, np.ndarray]:
     tf.keras.utils.set_random_seed(0)
     source = Subset(DigitsSource(), range(N))
     with strategy.scope():
-        model = make_model(source, *method)
+        model = make_model(source, method)
         model.compile(tf.keras.optimizers.SGD(0.03, momentum=0.9))
     first_bank = model.bank.vectors.numpy()
     if not isinstance(model, Supervised):
@@ -66,17 +73,16 @@ def main() -> None:
         f"top/{v.name}": np.stack([c.numpy() for c in strategy.experimental_local_results(v)])
         for v in tops
     }
-    np.savez(
-        output,
-        first_bank=first_bank,
-        banks=np.stack([copy.numpy() for copy in copies]),
-        **{f"history/{name}": values for name, values in history.items()},
+    return {
+        "first_bank": first_bank,
+        "banks": np.stack([copy.numpy() for copy in copies]),
+        **{f"history/{name}": np.array(values) for name, values in history.items()},
         **{f"weight/{v.name}": v.numpy() for v in model.network.variables},
         **top_copies,
-    )
+    }
 
 
-def make_model(source: Subset, method: str = "local_aggregation") -> BankedModel:
+def make_model(source: Subset, method: str) -> BankedModel:
     network = build_network("smallnet", 16, 32, sync_bn=True)
     shared = {"mix": 0.5, "weight_decay": 1e-4, "seed": 1}
     if method == "supervised":
