@@ -5,7 +5,14 @@ import pytest
 import tensorflow as tf
 
 from la_tf.building import build_model
-from la_tf.config import ClusteringConfig, Config, DataConfig, NetworkConfig, NumericsConfig
+from la_tf.config import (
+    ClusteringConfig,
+    Config,
+    DataConfig,
+    NetworkConfig,
+    NumericsConfig,
+    ScheduleConfig,
+)
 from la_tf.errors import RunError
 
 N = 1000
@@ -17,6 +24,7 @@ def config(**numerics) -> Config:
         network=NetworkConfig(network="smallnet", dim=5),
         clustering=ClusteringConfig(num_clusterings=7),
         numerics=NumericsConfig(**numerics),
+        schedule=ScheduleConfig(epochs=2, ir_epochs=1),
     )
 
 

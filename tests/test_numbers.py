@@ -37,6 +37,8 @@ def test_numbers_are_bounded_on_both_sides(answers, tool):
         allowed = {"0"}
         if flag == "task_index":
             allowed.add("-1")  # unknown
+        if flag == "min_similarity":
+            allowed.add("-1")  # all pairs
         if flag == "learning_rate":
             allowed = {"1e30", HUGE}  # training that diverges says so
         if flag == "drop_epochs":

@@ -174,6 +174,7 @@ def test_the_console_holds_nothing_that_a_user_would_have_to_ignore(trained_run)
     assert (trained_run.parent / "stderr").read_text() == ""
     starts = (
         "1437 training",
+        "this processor multiplies bfloat16",  # where it does
         "IR loss",
         "LA loss",
         "step ",

@@ -19,7 +19,7 @@ from la_tf.data.sources import open_source
 from la_tf.embedding.embedder import Embedder
 from la_tf.export.saved_model import (
     ExportError,
-    _plain_network,
+    _traced,
     export_saved_model,
     read_signatures,
 )
@@ -223,7 +223,7 @@ def test_the_signatures_can_be_read_without_loading(exports):
 @needs_bfloat16
 def test_the_bfloat16_network_of_a_run_is_exported_in_float32(exports, tmp_path):
     _, networks, images = exports
-    _plain_network.cache_clear()  # it shall be made under this policy
+    _traced.cache_clear()  # it shall be made under this policy
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
         half = build_network("smallnet", 32, DIM)

@@ -10,6 +10,7 @@ have another size or time of change. After a stop, the same command continues. A
 the gallery does not find itself. Similarities are cosines, 1 at most; the search is exact.
 """
 
+import math
 import sys
 
 import command_line
@@ -33,6 +34,9 @@ _MIN_SIMILARITY = flags.DEFINE_float(
     lower_bound=-1,
     upper_bound=1,
 )
+flags.register_validator(
+    _MIN_SIMILARITY, lambda given: given is None or math.isfinite(given), "give a number"
+)  # NaN is within all bounds
 _NUM_RESULTS = flags.DEFINE_integer(
     "num_results",
     None,

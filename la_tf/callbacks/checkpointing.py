@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -30,6 +30,23 @@ class Interrupted(Exception):
         super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}")
         self.signum = signum
         self.step = step
+
+
+@contextlib.contextmanager
+def _without_scheduled_rate(optimizer: tf.keras.optimizers.Optimizer) -> Iterator[None]:
+    """Takes a schedule's current rate out of what is restored: a run without a schedule has none.
+
+    It follows from the step.
+    """
+    rate = getattr(optimizer, "_current_learning_rate", None)
+    if rate is None:
+        yield
+        return
+    del optimizer._current_learning_rate
+    try:
+        yield
+    finally:
+        optimizer._current_learning_rate = rate
 
 
 class Checkpointing(StepCallback):
@@ -171,9 +188,10 @@ class Checkpointing(StepCallback):
                 log_bytes=self._log_bytes,
             )
         try:
-            # The learning rate may be left over, where a schedule follows it.
-            status = restored.restore(str(checkpoint)).expect_partial()
-            status.assert_existing_objects_matched()
+            with _without_scheduled_rate(model.optimizer):
+                # That run's learning rate may be left over, where a schedule follows it here.
+                status = restored.restore(str(checkpoint)).expect_partial()
+                status.assert_existing_objects_matched()
             log = (checkpoint.parents[1] / self.log.path.name).read_bytes()
             log = log[: int(self._log_bytes.numpy())].decode(errors="replace")
             return log.splitlines(keepends=True)
