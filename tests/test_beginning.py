@@ -85,18 +85,18 @@ def test_what_cannot_be_extended_is_refused_before_anything_is_written(
 
 
 def test_the_untrained_weights_of_a_run_make_the_same_run(
-    tmp_path, trained_run, run_tool, tiny_run, newest_checkpoint
+    tmp_path, straight_run, run_tool, tiny_run, newest_checkpoint
 ):
     """From a file; when it is gone, the run is resumed all the same."""
     file, run_dir = tmp_path / "w.npz", tmp_path / "run"
-    untrained = open_run(str(trained_run)).untrained_network()
+    untrained = open_run(str(straight_run)).untrained_network()
     save_weights(untrained, file)
     code, stdout, stderr = run_tool(
         "train", *tiny_run, f"--init_from={file}", f"--run_dir={run_dir}"
     )
     assert code == 0, stderr
     assert f"the network begins with the weights of {file}" in stdout
-    assert_same_run(run_dir, trained_run, newest_checkpoint)
+    assert_same_run(run_dir, straight_run, newest_checkpoint)
     origin = {"option": "init_from", "path": str(file), "weights": checksum(untrained)}
     assert read_origin(run_dir) == origin
     file.unlink()

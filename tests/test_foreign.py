@@ -212,7 +212,7 @@ def test_a_killed_run_goes_on_exactly_and_is_evaluated(
     tmp_path, run_tool, tiny_run, newest_checkpoint
 ):
     flags = [*tiny_run, "--image_size=32", f"--network={KERAS}", "--epochs=2", "--ir_epochs=1"]
-    flags += ["--limit=384", "--checkpoint_every_steps=2"]
+    flags += ["--limit=384", "--batch_size=128", "--checkpoint_every_steps=2"]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     code, _, stderr = run_tool("train", *flags, f"--run_dir={straight}")
     assert (code, stderr) == (0, "")

@@ -92,7 +92,7 @@ def test_what_cannot_be_called_is_refused_by_name(place):
 
 @pytest.mark.slow
 def test_a_callback_that_fails_loses_no_step(
-    place, trained_run, run_tool, tiny_run, newest_checkpoint
+    place, straight_run, run_tool, tiny_run, newest_checkpoint
 ):
     """In a step, then at the end of an epoch; and then the run goes on without it."""
     run_dir = place / "run"
@@ -107,7 +107,7 @@ def test_a_callback_that_fails_loses_no_step(
         assert f"saved after step {step}" in stderr and newest_step(run_dir) == step
     code, _, stderr = run_tool("train", *flags, cwd=place)
     assert code == 0, stderr
-    assert_same_run(run_dir, trained_run, newest_checkpoint)
+    assert_same_run(run_dir, straight_run, newest_checkpoint)
 
 
 @pytest.mark.slow

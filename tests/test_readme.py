@@ -108,8 +108,9 @@ def test_training_and_evaluation_call_every_function_in_the_equation_table(
     """What the table names is what runs, not a copy of it."""
     functions, run_dir, reached = equation_functions(), f"--run_dir={tmp_path}/run", set()
     assert len(functions) >= 15
+    many = ("--limit=0", "--batch_size=128")  # images enough for lists of neighbours
     for tool, *flags in (
-        ("train", *tiny_run, "--epochs=2", "--ir_epochs=1", "--write_report", run_dir),
+        ("train", *tiny_run, *many, "--epochs=2", "--ir_epochs=1", "--write_report", run_dir),
         ("evaluate", "--protocol=linear", "--epochs=1", run_dir),
     ):
         watcher = ROOT / "tests" / "reached_functions.py"
