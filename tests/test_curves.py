@@ -27,6 +27,7 @@ def logs(tmp_path):
         metrics.write("train", step, 1, phase="IR", loss=loss, spread=step / 100, **train)
     metrics.write("clustering", 20, 3, inertia=9.0, smallest_cluster=2, largest_cluster=70)
     shares = {"close_in_background": 0.9, "own_in_background": 1.0, "background_purity": 0.125}
+    shares["own_share"] = 0.75
     metrics.write("neighbors", 20, 3, close_purity=None, **shares)
     train |= {"empty_close": 0.25, "close_share": 0.125, "learning_rate": 0.003}
     metrics.write("train", 25, 3, phase="LA", loss=2.0, spread=0.2, **train)
@@ -61,7 +62,7 @@ def test_every_series_is_what_the_logs_say(logs):
         "loss": [(to_the_switch, [7.5, 7.0, 6.0, 5.0]), ([2.5], [2.0])],
         "knn": [([0.0, 3.0], [0.1, 0.5]), ([0.0, 3.0], [0.05, 0.4])],
         "spread": [([*to_the_switch, 2.5], [0.05, 0.1, 0.15, 0.2, 0.2])],
-        "close": [([2.5], [0.125]), ([2.5], [0.25])],
+        "close": [([2.5], [0.125]), ([2.5], [0.25]), ([2.0, 3.0], [0.75, 0.75])],
         # Purity is of nothing where an image has no close neighbours.
         "neighbors": [([3.0], [0.5]), *(([2.0, 3.0], [share] * 2) for share in (0.125, 0.9, 1.0))],
         "nmi": [([3.0], [0.75])],

@@ -99,11 +99,15 @@ def test_quality_counts_neighbors_by_hand():
     rows, embeddings = np.array([3, 8, 20]), unit_rows(3, 5)
     classes = np.arange(N) % 3
     counts = dict.fromkeys(("close", "alike", "within", "own", "background", "background_alike"), 0)
+    own_shares = []
     for i, embedding in zip(rows, embeddings, strict=True):
         similarities = model.bank.vectors.numpy() @ embedding
         c = sharing(model.cluster_labels.numpy(), i, any)
         b = nearest(similarities, set(range(N)), K)
         counts["own"] += i in b
+        weights = {j: math.exp(similarities[j] / TAU) for j in c & b}
+        if weights:
+            own_shares.append(weights.get(i, 0.0) / sum(weights.values()))
         c, b = c - {i}, b - {i}
         counts["close"] += len(c)
         counts["alike"] += sum(classes[j] == classes[i] for j in c)
@@ -114,6 +118,7 @@ def test_quality_counts_neighbors_by_hand():
         "close_neighbors": counts["close"] / 3,
         "close_in_background": counts["within"] / counts["close"],
         "own_in_background": counts["own"] / 3,
+        "own_share": sum(own_shares) / len(own_shares),
     }
     assert neighbor_quality(model, rows, embeddings) == pytest.approx(expected)
     expected["close_purity"] = counts["alike"] / counts["close"]
@@ -123,7 +128,12 @@ def test_quality_counts_neighbors_by_hand():
 
 def test_quality_of_images_without_neighbors_is_none():
     found = neighbor_quality(model_of("all", "self"), np.array([1]), unit_rows(1, 6))
-    assert found == {"close_neighbors": 0, "close_in_background": None, "own_in_background": 1}
+    assert found == {
+        "close_neighbors": 0,
+        "close_in_background": None,
+        "own_in_background": 1,
+        "own_share": 1,
+    }
 
 
 def test_dbscan_finds_groups_and_leaves_noise_alone():

@@ -47,6 +47,7 @@ def panels(
     spread = curve("standard deviation of a coordinate", "train", "spread")
     close = curve("close neighbours among the background", "train", "close_share", LA)
     empty = curve("images without a close neighbour", "train", "empty_close", LA)
+    own = curve("part of the image itself in P(C and B)", "neighbors", "own_share")
     quality = (
         curve("close neighbours of the image's class", "neighbors", "close_purity"),
         curve("background neighbours of its class", "neighbors", "background_purity"),
@@ -67,7 +68,7 @@ def panels(
         Panel("loss", "Training loss", loss, alike),
         Panel("knn", "Held-out kNN accuracy", knn, share=True),
         Panel("spread", "Spread of the embeddings", (spread,), ends),
-        Panel("close", "Close neighbours (LA)", (close, empty), share=True),
+        Panel("close", "Close neighbours (LA)", (close, empty, own), share=True),
         Panel("neighbors", "Which neighbours (of a sample)", quality, share=True),
         Panel("accuracy", "Training accuracy", (right,), share=True),
         Panel("nmi", "Agreement with the previous clusters", (nmi,), share=True),

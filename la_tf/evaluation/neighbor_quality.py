@@ -16,8 +16,8 @@ def neighbor_quality(
 ) -> dict[str, float | None]:
     """Describes the neighbours of some images as the next step would find them.
 
-    All are counts over the neighbours of all these images together, so that a large cluster counts
-    for more than a small one.
+    All but `own_share` count the neighbours of all these images together, so that a large cluster
+    counts for more than a small one.
 
     Args:
       model: a `LocalAggregation` whose clusters are set.
@@ -29,21 +29,25 @@ def neighbor_quality(
       close_neighbors: how many an image has on average, itself left out.
       close_in_background: share of the close neighbours that the background holds.
       own_in_background: share of the images whose own row is in their background.
+      own_share: P(i | v) / P(C and B | v) of Eq. 3, the mean over the images whose C and B meet.
+        The gradient weighs the close rows by their probabilities, so near 1 the neighbours have
+        hardly a part in it, and Local Aggregation trains as instance recognition does.
       close_purity, background_purity: with labels, share of the neighbours, the image itself left
         out, that have its class.
       A share of nothing is None.
     """
     bank = tf.convert_to_tensor(model.bank.vectors)
-    counts = np.zeros(6)
+    counts = np.zeros(8)
     block = max(1, _AT_ONCE // bank.shape[0])
     for start in range(0, len(rows), block):
         part = slice(start, start + block)
         counts += _counts(model, rows[part], embeddings[part], bank, labels)
-    close, close_alike, within, own, background, background_alike = map(float, counts)
+    close, close_alike, within, own, background, background_alike, shares, meet = map(float, counts)
     quality = {
         "close_neighbors": close / len(rows),
         "close_in_background": _share(within, close),
         "own_in_background": own / len(rows),
+        "own_share": _share(shares, meet),
     }
     if labels is not None:
         quality["close_purity"] = _share(close_alike, close)
@@ -56,7 +60,8 @@ def _counts(model, rows, embeddings, bank, labels) -> np.ndarray:
 
     Returns:
       Close neighbours, those of the image's class, those in the background; images whose own row
-      is in the background; background neighbours, those of the image's class.
+      is in the background; background neighbours, those of the image's class; the sum of the own
+      rows' shares, images that have such a share.
     """
     indices, queries = tf.constant(rows, tf.int64), tf.constant(embeddings)
     found = model.find_background(queries, indices, bank)
@@ -67,14 +72,25 @@ def _counts(model, rows, embeddings, bank, labels) -> np.ndarray:
     close = model.find_close(indices, background_of_all(queries, indices, bank)).numpy()
     itself = np.arange(len(rows)), rows
     own = background[itself].sum()
+    shares = _own_shares(model, embeddings, close & background, itself)
     close[itself] = background[itself] = False
     alike = False if labels is None else labels == labels[rows, np.newaxis]
     return np.array(
         [
             *(close.sum(), (close & alike).sum(), (close & background).sum()),
             *(own, background.sum(), (background & alike).sum()),
+            *(shares.sum(), len(shares)),
         ]
     )
+
+
+def _own_shares(model, embeddings, members, itself) -> np.ndarray:
+    """P(i | v) / P(A | v) for the images whose A, `members` [R, N], is not empty."""
+    similarities = embeddings @ model.bank.vectors.numpy().T
+    weights = np.where(members, np.exp((similarities - 1.0) / model.objective.tau), 0.0)
+    sums = weights.sum(axis=1)
+    meet = sums > 0.0
+    return weights[itself][meet] / sums[meet]
 
 
 def _share(part: float, whole: float) -> float | None:

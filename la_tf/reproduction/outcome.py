@@ -20,7 +20,11 @@ from la_tf.runs.directory import read_file
 from la_tf.runs.log import Record, read_log, records_with
 from la_tf.runs.trained_run import open_run
 
-PURITY = {"close_purity": "purity of C", "background_purity": "of B"}
+NEIGHBORS = {
+    "close_purity": "purity of C",
+    "background_purity": "of B",
+    "own_share": "itself, of P(C and B)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +113,7 @@ def _logged(path: pathlib.Path) -> dict[str, float]:
     knn = records_with(records, "knn", *(metric.field for metric in KNN_METRICS))[-1:]
     cells = {m.words: 100 * last[m.field] for last in knn for m in reversed(KNN_METRICS)}
     neighbors = records_with(records, "neighbors")
-    for field, column in PURITY.items():
+    for field, column in NEIGHBORS.items():
         if neighbors and neighbors[-1].get(field) is not None:
             cells[column] = 100 * neighbors[-1][field]
     return cells
