@@ -71,8 +71,8 @@ class OwnCallbacks(tf.keras.callbacks.Callback):
 
     A callback that has a method `on_record` is also called with each record of metrics.jsonl, a
     dict with `kind`, `step` and `epoch`: losses, kNN, clusterings. One that has a method `close` is
-    called at the end, after a stop and a failure too, when no exit handler may get to run. After a failure none is called
-    again, and `leave` is asked to save and to stop.
+    called at the end, after a stop and a failure too, when no exit handler may get to run. After a
+    failure none is called again, and `leave` is asked to save and to stop.
     """
 
     _supports_tf_logs = True  # the list converts them for callbacks that want numbers

@@ -39,7 +39,8 @@ COLUMNS = (
 FOOTNOTE = (
     "Accuracies are top-1 in percent; mAP, of linear SVMs, is in percent too. k, H and m are given "
     "where they were used. Hours are training steps and clustering; work repeated after a stop and "
-    "steps taken over from another run count, evaluation does not. Rows marked (paper) were not measured here."
+    "steps taken over from another run count, evaluation does not. Rows marked (paper) were not "
+    "measured here."
 )
 FORMATS = ("markdown", "csv")
 
