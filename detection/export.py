@@ -11,7 +11,7 @@ from detection.backbones import LEVEL, STRIDE
 from detection.config import DetectionTask
 from detection.inputs import scale_picture
 from detection.model import build_detector
-from la_tf.data.orientation import UPRIGHT, read_orientation, turn
+from la_tf.data.orientation import PNG_HEAD, read_orientation, turn
 from la_tf.errors import first_line
 from la_tf.export.saved_model import (
     VERSION,
@@ -71,11 +71,8 @@ class DetectorModule(tf.Module):
 
     @tf.autograph.experimental.do_not_convert  # as in `detection.task`
     def _detect_one(self, encoded: tf.Tensor) -> dict[str, tf.Tensor]:
-        orientation = tf.cond(
-            tf.io.is_jpeg(encoded), lambda: read_orientation(encoded), lambda: tf.constant(UPRIGHT)
-        )
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        image = turn(image, orientation)
+        image = turn(image, read_orientation(encoded, PNG_HEAD))
         size = tf.cast(tf.shape(image)[:2], tf.float32)
         picture, info = scale_picture(image, *self._sides)
         outputs = self._call(

@@ -185,8 +185,13 @@ def _train(config, settings, places, strategy, say):
         config.task.train_data.first_step = step
         say(f"going on after step {step}.")
     task = VOCDetectionTask(config.task, logging_dir=model_dir)
+    losses = {}
     runner = train_lib.OrbitExperimentRunner(
-        strategy, task, mode="train_and_eval", params=config, model_dir=model_dir
+        *(strategy, task),
+        mode="train_and_eval",
+        params=config,
+        model_dir=model_dir,
+        train_actions=[losses.update],
     )
     parameters = sum(int(tf.size(v)) for v in runner.trainer.model.trainable_variables)
     every = places.eval_every_steps or settings.steps
@@ -202,7 +207,7 @@ def _train(config, settings, places, strategy, say):
         result = {}
         try:
             while (step := runner.trainer.global_step.numpy()) < settings.steps:
-                runner.controller.train(min(step - step % every + every, settings.steps))
+                _train_until(runner, min(step - step % every + every, settings.steps), losses, say)
                 result = _evaluate(runner, say)
         except RuntimeError as error:
             if "loss value" not in str(error):
@@ -217,6 +222,20 @@ def _train(config, settings, places, strategy, say):
     # JSON has no nan, which is what a class without an object gets.
     found = {name: None if math.isnan(value) else value for name, value in found.items()}
     return task, runner.trainer.model, found
+
+
+def _train_until(runner, step: int, losses: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Trains, with a line for people in place of each dictionary that Orbit prints."""
+    controller = runner.controller
+    while (before := controller.global_step.numpy()) < step:
+        until, started = min(before + controller.steps_per_loop, step), time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):
+            controller.train(until, checkpoint_at_completion=until == step)
+        speed = (until - before) / (time.perf_counter() - started)
+        say(
+            f"train | step: {until:6d} | loss {float(losses['total_loss']):.3f} | learning rate "
+            f"{float(losses['learning_rate']):.2g} | {speed:.2f} steps/s"
+        )
 
 
 def _evaluate(runner, say: Callable[[str], None]) -> dict[str, Any]:

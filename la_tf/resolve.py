@@ -59,12 +59,13 @@ def default_bn_momentum(steps: int) -> float:
     return round(min(OFFICIAL_BN_MOMENTUM, max(after_a_tenth, min(0.9, at_the_end))), 4)
 
 
-def epochs_of_views(views: int, num_examples: int) -> int:
-    """Epochs in which N images are seen as often as `views`, 1 to `MOST_EPOCHS`.
+def epochs_of_views(views: int, num_examples: int, batch_size: int) -> int:
+    """Epochs, of whole batches, in which `views` of N images are seen, 1 to `MOST_EPOCHS`.
 
     Few images would be seen thousands of times, and instance recognition knows them by heart then.
     """
-    return max(1, min(MOST_EPOCHS, round(views / num_examples)))
+    seen = max(1, num_examples // batch_size) * batch_size
+    return max(1, min(MOST_EPOCHS, round(views / seen)))
 
 
 def background_neighbours(k: int | None, num_examples: int) -> int:
@@ -156,7 +157,7 @@ def _scheduled(config: Config, num_examples: int) -> Config:
     schedule, optimizer = config.schedule, config.optimizer
     epochs, ir_epochs = schedule.epochs, schedule.ir_epochs
     if epochs is None and schedule.views is not None:
-        epochs = epochs_of_views(schedule.views, num_examples)
+        epochs = epochs_of_views(schedule.views, num_examples, config.data.batch_size)
         if ir_epochs is None:
             ir_epochs = round(0.6 * epochs)
         drop = round(0.85 * epochs)

@@ -80,6 +80,19 @@ def test_a_tool_whose_reader_is_gone_ends_without_a_word(name):
     assert found == (141, None, "")
 
 
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--run_dri=x"], "there is no flag --run_dri (did you mean run_dir?)"),
+        (["--qqqqqqqq"], "there is no flag --qqqqqqqq"),
+        (["--flagfile=none.flags"], "flagfile none.flags: No such file or directory"),
+        ([], "give --run_dir"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_words(flags, sentence):
+    assert run("tools/evaluate.py", *flags) == (1, "", f"error: {sentence}; see --help.\n")
+
+
 def test_an_output_that_cannot_be_written_is_one_sentence():
     with open("/dev/full", "w") as full:
         code, _, stderr = run("tools/compare.py", "--help", stdout=full)

@@ -71,13 +71,20 @@ def write_run(tmp_path):
     """A function that writes a run directory by hand and returns its path."""
 
     def write(
-        name="run", network="resnet18", metrics=(), timing=(), starts=(START,), evaluations=()
+        name="run",
+        network="resnet18",
+        metrics=(),
+        timing=(),
+        starts=(START,),
+        evaluations=(),
+        origin=None,
     ) -> str:
         path = tmp_path / name
         (path / "evaluation").mkdir(parents=True)
         config = CONFIG | {"network": {"network": network}}
         data = {"training set": {"examples": 1050, "fingerprint": "ff"}}
-        (path / "config.json").write_text(json.dumps({"config": config, "data": data}))
+        description = {"config": config, "data": data, "origin": origin}
+        (path / "config.json").write_text(json.dumps(description))
         (path / "environment.json").write_text(json.dumps(list(starts)))
         for file, records in (("metrics", metrics), ("timing", timing)):
             lines = [json.dumps(record) + "\n" for record in records]
@@ -255,6 +262,20 @@ def test_hours_stand_in_the_table(write_run):
     rows = from_csv(format_csv(comparison(runs)))
     # 2 * 400 / 0.5 + 1000 = 2600 s; up to step 4, 800 + 1000 s; no log.
     assert [row["hours"] for row in rows[:3]] == ["0.72", "0.50", ""]
+
+
+def test_hours_of_steps_that_were_taken_over_count(write_run):
+    """As --extend and --warm_start do; a run that is gone leaves them unknown."""
+    first = write_run("a", metrics=[loss(8)], timing=[speed(4, 0.5), speed(8, 0.5)])
+    own = {"metrics": [loss(12)], "timing": [speed(12, 0.25)]}
+    begins = {"option": "extend", "path": first, "step": 8}
+    gone = {"option": "warm_start", "path": first + "-gone", "step": 8}
+    weights = {"option": "init_from", "path": first, "step": 8, "weights": "aa"}
+    names = zip("bcd", (begins, gone, weights), strict=True)
+    runs = [write_run(name, origin=origin, **own) for name, origin in names]
+    rows = from_csv(format_csv(comparison(runs)))
+    # Twice 400 / 0.5 s, then 200 / 0.25 s: two steps of the second epoch's first window.
+    assert [row["hours"] for row in rows[:3]] == ["0.67", "", "0.22"]
 
 
 def test_all_commits_and_machines_of_a_run_are_named_once(write_run):

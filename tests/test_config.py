@@ -84,6 +84,12 @@ def test_views_are_shared_out_over_the_images(size, given, schedule):
     assert (*epochs, found.optimizer.drop_epochs) == schedule
 
 
+def test_views_are_those_that_whole_batches_show():
+    """Of 240 images, each epoch shows 128: a budget of 12,800 views is 100 epochs."""
+    assert resolve(with_options(views=12_800, batch_size=128), 240).schedule.epochs == 100
+    assert resolve(with_options(views=12_800, batch_size=120), 240).schedule.epochs == 53
+
+
 def test_without_epochs_or_views_it_is_the_paper_s_length():
     found = resolve(with_options(), 1000)
     assert (found.schedule.epochs, found.schedule.ir_epochs) == (200, 10)

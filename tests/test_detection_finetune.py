@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 
 import numpy as np
@@ -91,7 +92,8 @@ def test_a_run_leaves_everything(finished):
     assert f"mAP, 11 points{100 * record['result']['mAP']:6.1f}" in stdout
     files = {file.name for file in (output_dir / "detections").iterdir()}
     assert files == {f"comp4_det_test_{c}.txt" for c in VOC_CLASSES}
-    assert "'mAP'" not in stdout  # no dictionary
+    assert "'mAP'" not in stdout and "_loss'" not in stdout  # no dictionary
+    assert re.search(r"^train \| step: +8 \| loss \d+\.\d+ \| learning rate ", stdout, re.M)
     (said,) = (line for line in stdout.splitlines() if line.startswith(" eval"))
     assert said.startswith(" eval | step:      8 | mAP ")
     drawings = list((output_dir / "pictures").glob("*.png"))

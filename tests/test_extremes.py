@@ -4,6 +4,7 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from la_tf.analysis import extremes
 from la_tf.analysis.images import EmbeddedImages, RunImages
@@ -48,6 +49,25 @@ def test_of_many_images_a_sample_is_looked_at_and_the_caption_says_so(unit_rows,
     caption = part_of(unit_rows(80, 4)).caption
     assert "Pairs, and the farthest, are of a sample of 30 images." in caption
     assert "sample" not in part_of(unit_rows(15, 4)).caption
+
+
+def test_a_copy_is_the_nearest_whatever_the_bank_makes_of_it(unit_rows):
+    """The rows of the bank are averages over random views: those of copies differ."""
+    train = Subset(DigitsSource(), [0, 1, 2, 3, 4, 5, 2])
+    layers = [tf.keras.layers.Flatten(), tf.keras.layers.UnitNormalization()]
+    network = tf.keras.Sequential([tf.keras.layers.InputLayer((8, 8, 3)), *layers])
+    config = types.SimpleNamespace(
+        data=types.SimpleNamespace(image_size=8), schedule=types.SimpleNamespace(seed=0)
+    )
+    run = types.SimpleNamespace(
+        network=network, config=config, bank=unit_rows(7, 4), holds=lambda source: source is train
+    )
+    images = RunImages(run, train, None, lambda sentence: None)
+    bank = images.gallery()
+    assert bank.vectors is run.bank
+    part = extremes.extremes_part(images, images.as_used(bank))
+    assert part.groups[0].strips[0].words == "1.000: digits[2] and digits[2]"
+    assert "centre crops of 7 training images" in part.caption
 
 
 def test_two_images_are_a_pair_and_one_is_none(unit_rows):

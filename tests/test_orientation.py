@@ -58,6 +58,28 @@ def test_a_photograph_is_decoded_as_a_viewer_shows_it(picture, orientation):
     np.testing.assert_array_equal(decode(tf.constant(encoded)), expected)
 
 
+def png(picture: Image.Image, exif: bytes, profile: bytes = b"") -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", exif=exif, **({"icc_profile": profile} if profile else {}))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_png_that_says_so_is_turned_in_every_view(picture, orientation):
+    """Its EXIF is a chunk of its own, behind the profile of its colours."""
+    profile = np.random.default_rng(0).bytes(9000)
+    encoded = png(picture, exif(orientation), profile)
+    assert 9000 < encoded.index(b"eXIf") < encoded.index(b"IDAT")
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))))
+    assert expected.shape == ((37, 53, 3) if orientation < 5 else (53, 37, 3))
+    np.testing.assert_array_equal(decode(tf.constant(encoded)), expected)
+    both = [tf.constant(encoded), tf.constant(upright_png(encoded))]
+    pair, config = tf.constant([3, 0], tf.int64), AugmentConfig()
+    views = [augment_view(e, pair, 16, config) for e in both]
+    np.testing.assert_allclose(*views, atol=1e-4)
+    np.testing.assert_allclose(*(center_view(e, 24) for e in both), atol=1e-4)
+
+
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_random_view_is_that_of_the_upright_picture(picture, orientation, seed):

@@ -22,7 +22,9 @@ def called(name, *arguments, **options):
 WANDB = """
 def init(**options):
     called("init", **options)
-    return types.SimpleNamespace(log=lambda *a, **o: called("log", *a, **o))
+    return types.SimpleNamespace(
+        log=lambda *a, **o: called("log", *a, **o), finish=lambda: called("finish")
+    )
 """
 MLFLOW = """
 def start_run(**options):
@@ -146,3 +148,6 @@ def test_the_examples_get_every_number_of_the_log(tmp_path, run_tool, tiny_run):
         ] == expected
     assert [c[-1] for c in calls if c[0] == "start_run"] == [{"run_name": "run"}, {"run_id": "abc"}]
     assert any(c[0] == "log_params" and c[1].get("tau") == 0.07 for c in calls)
+    names = [json.loads(line)[0] for line in (tmp_path / "wandb.jsonl").read_text().splitlines()]
+    # The stopped start ends W&B's run too, which sends then what it holds.
+    assert [n for n in names if n != "log"] == ["init", "finish"] * 2 and names[-1] == "finish"

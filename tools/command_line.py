@@ -7,6 +7,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -48,6 +49,13 @@ from la_tf.errors import UserError, first_line  # noqa: E402
 
 quiet.quiet()
 
+# What absl says of a wrong command line, and what is said instead.
+_ABSL = (
+    (r"^Unknown command line flag '(.*?)'\.?", r"there is no flag --\1"),
+    (r" Did you mean: (.*) \?$", r" (did you mean \1?)"),
+    (r"^ERROR:: Unable to open flagfile: \[Errno \d+\] (.*): '(.*)'$", r"flagfile \2: \1"),
+    (r"^flag --(\w+)=None: .*", r"give --\1"),
+)
 HELP_FLAGS = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
 
 
@@ -135,7 +143,10 @@ def parse(
     try:
         rest = flags.FLAGS(argv)[1:]
     except (flags.Error, OSError) as error:
-        fail(f"{first_line(error)}; see --help.")
+        sentence = first_line(error)
+        for theirs, ours in _ABSL:
+            sentence = re.sub(theirs, ours, sentence)
+        fail(f"{sentence}; see --help.")
     for name in flags.FLAGS:
         if flags.FLAGS[name].value == "" and flags.FLAGS[name].default is None:
             fail(f"--{name} is empty: give it a value, or leave it out.")

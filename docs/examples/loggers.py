@@ -19,10 +19,12 @@ from la_tf.stored_config import to_dict
 class Records(tf.keras.callbacks.Callback):
     """Passes the numbers of each record of metrics.jsonl on, under names such as 'knn/top1'."""
 
-    def __init__(self, log: Callable[[dict[str, float], int], None]):
-        """`log` takes numbers by name, and the step."""
+    def __init__(
+        self, log: Callable[[dict[str, float], int], None], close: Callable[[], None] = lambda: None
+    ):
+        """`log` takes numbers by name, and the step; `close` is called at the end or a stop."""
         super().__init__()
-        self.log = log
+        self.log, self.close = log, close
 
     def on_record(self, record: dict) -> None:
         """Is called with losses, kNN accuracies, clusterings, in their order."""
@@ -48,7 +50,7 @@ def wandb_run(config: Config, run_dir: pathlib.Path) -> Records:
     name = run_dir.resolve().name
     run = wandb.init(project="la_tf", id=name, resume="allow", config=to_dict(config))
     # Steps that come again after a kill have the same numbers; W&B leaves them out.
-    return Records(lambda numbers, step: run.log(numbers, step=step))
+    return Records(lambda numbers, step: run.log(numbers, step=step), run.finish)
 
 
 def mlflow_run(config: Config, run_dir: pathlib.Path) -> Records:

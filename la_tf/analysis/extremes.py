@@ -49,8 +49,8 @@ def extremes_part(images: RunImages, gallery: EmbeddedImages) -> Part:
     if len(rows) < len(vectors):
         sampled = f" Pairs, and the farthest, are of a sample of {len(rows):,} images."
     return Part(
-        f"In {gallery.words}: the two images of a pair are the most similar of all, and often the "
-        "same photograph twice, which tools/search.py --duplicates finds in any folder. The "
+        f"Among {gallery.words}: the two images of a pair are the most similar of all, and often "
+        "the same photograph twice, which tools/search.py --duplicates finds in any folder. The "
         f"farthest images have the lowest mean similarity to their {count} nearest, of which the "
         f"first {min(count, SHOWN)} are shown: what is rare in the set, damaged, or does not "
         f"belong to it.{sampled}",

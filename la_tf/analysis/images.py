@@ -15,8 +15,9 @@ from la_tf.data.pipeline import EVAL_BATCH_SIZE
 from la_tf.embedding.embedder import Embedder
 from la_tf.runs.trained_run import TrainedRun
 
-MAX_HELD_OUT = 10_000
+MAX_HELD_OUT = MAX_CROPS = 10_000
 MAX_GALLERY = 50_000  # training images, where the bank does not hold their embeddings
+_CROPS = "centre crops of {} training images"
 _PARALLEL = 32  # images that are decoded at once
 
 
@@ -60,7 +61,17 @@ class RunImages:
         count = self.train.num_examples
         if self.run.holds(self.train):
             return EmbeddedImages(self.train, self.run.bank, f"the memory bank of {count:,} images")
-        return self._embedded(self.train, MAX_GALLERY, "centre crops of {} training images")
+        return self._embedded(self.train, MAX_GALLERY, _CROPS)
+
+    def as_used(self, gallery: EmbeddedImages) -> EmbeddedImages:
+        """`gallery`, or where that is the bank, the centre crops of its images or of a sample.
+
+        Copies of an image have the same centre crop, while their rows of the bank are averages
+        over other random views.
+        """
+        if gallery.vectors is not self.run.bank:
+            return gallery
+        return self._embedded(self.train, MAX_CROPS, _CROPS)
 
     def queries(self) -> EmbeddedImages:
         """The held-out images, or a sample of them."""

@@ -43,8 +43,8 @@ def write_report(
     """Writes report.html and figures/ into a run directory, finished or not, labelled or not.
 
     In place of a part that cannot be made stands the reason. Large data are sampled, and the
-    captions say so: 5,000 rows of the bank for the densities, 10,000 for the nearest pairs and
-    the farthest images, 500 on the map, 10,000 held-out images, and 50,000 training images where
+    captions say so: 5,000 rows of the bank for the densities, 10,000 images for the nearest pairs
+    and the farthest, 500 on the map, 10,000 held-out images, and 50,000 training images where
     the bank is of others.
 
     Args:
@@ -157,7 +157,7 @@ def _of_images(
     return {
         "photos": _attempt(lambda: photo_map_part(images, gallery.value)),
         "clusters": _attempt(lambda: clusters_part(images, gallery.value)),
-        "extremes": _attempt(lambda: extremes_part(images, gallery.value)),
+        "extremes": _attempt(lambda: extremes_part(images, images.as_used(gallery.value))),
         **_by_class(images, gallery.value),
     }
 

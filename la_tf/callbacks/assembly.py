@@ -93,7 +93,9 @@ class RunCallbacks:
         self._writer = tf.summary.create_file_writer(str(self._tensorboard))
         scalars = TensorBoardScalars(self._writer)
         monitor = HealthMonitor(config.network.dim, self._progress.say)
-        own = OwnCallbacks(make_callbacks(config, path), lambda why: self.checkpointing.leave(why))
+        self._own = own = OwnCallbacks(
+            make_callbacks(config, path), lambda why: self.checkpointing.leave(why)
+        )
         listeners = [monitor, scalars, self._progress, own.on_record]
         self.log = RunLog(path / "metrics.jsonl", listeners)
         timing = RunLog(path / "timing.jsonl", [scalars, self._progress])
@@ -277,6 +279,7 @@ class RunCallbacks:
         self._densities.write(self._model)
 
     def close(self) -> None:
-        """Closes the progress bar and writes what TensorBoard has not got yet."""
+        """Closes the progress bar, writes what TensorBoard has not got yet, ends own callbacks."""
         self._progress.close()
         self._writer.flush()
+        self._own.close()

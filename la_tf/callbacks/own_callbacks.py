@@ -70,8 +70,9 @@ class OwnCallbacks(tf.keras.callbacks.Callback):
     """Hands everything on to the user's callbacks, whose failure costs no step of the run.
 
     A callback that has a method `on_record` is also called with each record of metrics.jsonl, a
-    dict with `kind`, `step` and `epoch`: losses, kNN, clusterings. After a failure none is called
-    again, and `leave` is asked to save and to stop.
+    dict with `kind`, `step` and `epoch`: losses, kNN, clusterings. One that has a method `close` is
+    called at the end, after a stop and a failure too, when no exit handler may get to run. After a
+    failure none is called again, and `leave` is asked to save and to stop.
     """
 
     _supports_tf_logs = True  # the list converts them for callbacks that want numbers
@@ -85,6 +86,7 @@ class OwnCallbacks(tf.keras.callbacks.Callback):
         super().__init__()
         self._list = tf.keras.callbacks.CallbackList(callbacks)
         self._listeners = [c.on_record for c in callbacks if hasattr(c, "on_record")]
+        self._closers = [c.close for c in callbacks if hasattr(c, "close")]
         self._leave = leave
         self._failed = False
 
@@ -92,6 +94,20 @@ class OwnCallbacks(tf.keras.callbacks.Callback):
         """Takes a record of metrics.jsonl."""
         for listener in self._listeners:
             self._call(listener, dict(record))
+
+    def close(self) -> None:
+        """Ends them, however the run has ended.
+
+        Raises:
+          RunError: one fails.
+        """
+        for closer in self._closers:
+            try:
+                closer()
+            except Exception as error:
+                raise RunError(
+                    f"a callback of --callbacks failed in close: {_in_words(error)}."
+                ) from error
 
     def set_params(self, params: dict[str, Any]) -> None:
         """What `fit` says of itself."""

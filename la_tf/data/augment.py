@@ -28,6 +28,7 @@ from tensorflow_addons.image.distort_image_ops import adjust_hsv_in_yiq
 
 from la_tf.config import AugmentConfig
 from la_tf.data.orientation import (
+    PNG_HEAD,
     UPRIGHT,
     branch_of_one_node,
     read_orientation,
@@ -45,7 +46,7 @@ _DCT = "INTEGER_ACCURATE"
 _DECODING_RATIOS = (1, 2, 4)
 _MAX_ASPECT = 8  # of an image that is resized whole
 # Raise it when a centre view changes: what was embedded before is then embedded again.
-CENTER_VIEW_VERSION = 3
+CENTER_VIEW_VERSION = 4
 _SMALL = 64  # up to this size, a centre view shows the whole short side
 
 
@@ -65,7 +66,7 @@ def view_seed(seed: int, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes JPEG, upright by its EXIF orientation, PNG, GIF (its first frame) or BMP.
+    """Decodes JPEG or PNG, upright by their EXIF orientation, GIF (its first frame) or BMP.
 
     Args:
       encoded: scalar string.
@@ -89,7 +90,7 @@ def _decode_as_stored(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         ),
         lambda: (
             tf.io.decode_image(encoded, channels=3, expand_animations=False),
-            tf.constant(UPRIGHT),
+            read_orientation(encoded, PNG_HEAD),
         ),
     )
     return tf.ensure_shape(image, [None, None, 3]), orientation

@@ -1,6 +1,6 @@
 """Turns photographs upright: cameras store how they were held beside the pixels, as a number.
 
-TensorFlow's decoders ignore it. Here it is read from the EXIF segment of a JPEG and applied to what
+TensorFlow's decoders ignore it. Here it is read from the EXIF of a JPEG or PNG and applied to what
 is decoded, all in operations of the graph, so that training, evaluation and every exported model
 see the same picture as a viewer shows.
 """
@@ -8,12 +8,14 @@ see the same picture as a viewer shows.
 import tensorflow as tf
 
 UPRIGHT = 1
-# EXIF comes first in a JPEG, or behind headers of a few bytes. It is looked for in so many bytes
-# alone, and read in so many: to look through 4096 would take ten microseconds more.
-_SEARCHED_BYTES, _READ_BYTES = 1024, 4096
+# EXIF comes first in a JPEG, or behind headers of a few bytes; in a PNG behind the profile of its
+# colours. It begins in so many bytes, or is not found: to look through 4096 of each JPEG would take
+# ten microseconds more.
+JPEG_HEAD, PNG_HEAD = 1024, 16384
+_READ_BYTES = 4096
 # A byte is \C, since . is a character of UTF-8.
-_HAS_EXIF = r"\C*Exif\x00\x00\C*"
-_BEFORE_TIFF = r"^\C*?Exif\x00\x00"
+_EXIF = r"(?:Exif\x00\x00|eXIf)(II\*\x00|MM\x00\*)"  # a JPEG's, a PNG's; TIFF's first bytes
+_HAS_EXIF, _UP_TO_TIFF = rf"\C*{_EXIF}\C*", rf"^\C*?{_EXIF}"
 _LITTLE_ENDIAN = ord("I")  # II, as opposed to MM
 _ORIENTATION_TAG = 0x0112
 _ENTRY = 12  # bytes: tag 2, type 2, count 4, value 4
@@ -22,26 +24,28 @@ _ENTRY = 12  # bytes: tag 2, type 2, count 4, value 4
 branch_of_one_node = tf.function(autograph=False, experimental_attributes={"_noinline": True})
 
 
-def read_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """How a JPEG must be turned, by its EXIF segment.
+def read_orientation(encoded: tf.Tensor, head: int = JPEG_HEAD) -> tf.Tensor:
+    """How a picture must be turned, by its EXIF.
 
     Args:
-      encoded: scalar string, a JPEG.
+      encoded: scalar string, a picture.
+      head: in how many of its first bytes EXIF must begin; `PNG_HEAD` for a PNG.
 
     Returns:
-      int32 scalar, 1 to 8 as in EXIF: 1 where the picture is upright, or says nothing else in its
-      first 4 KiB. From 5 on, rows and columns change places.
+      int32 scalar, 1 to 8 as in EXIF: 1 where the picture is upright, or says nothing else in the
+      first 4 KiB of EXIF. From 5 on, rows and columns change places.
     """
-    beginning = tf.strings.substr(encoded, 0, _SEARCHED_BYTES)
+    beginning = tf.strings.substr(encoded, 0, head)
     has_exif = tf.strings.regex_full_match(beginning, _HAS_EXIF)
-    return tf.cond(has_exif, lambda: _in_exif(encoded), lambda: tf.constant(UPRIGHT))
+    return tf.cond(has_exif, lambda: _in_exif(encoded, head), lambda: tf.constant(UPRIGHT))
 
 
 @branch_of_one_node
-def _in_exif(encoded: tf.Tensor) -> tf.Tensor:
+def _in_exif(encoded: tf.Tensor, head: int) -> tf.Tensor:
     """The orientation in the first directory of EXIF, of which the end may be missing."""
-    head = tf.strings.substr(encoded, 0, _READ_BYTES)
-    tiff = tf.strings.regex_replace(head, _BEFORE_TIFF, "", replace_global=False)
+    beginning = tf.strings.substr(encoded, 0, head + _READ_BYTES)
+    tiff = tf.strings.regex_replace(beginning, _UP_TO_TIFF, r"\1", replace_global=False)
+    tiff = tf.strings.substr(tiff, 0, _READ_BYTES)
     # Numbers can be read beyond the end of a damaged file: they are zeros there.
     data = tf.cast(tf.io.decode_raw(tiff, tf.uint8), tf.int64)
     size = tf.size(data, tf.int64)

@@ -22,7 +22,13 @@ from la_tf.results.knn_metric import KNN, KNN_METRICS
 from la_tf.results.paper_tables import CLOSEST, paper_rows
 from la_tf.results.precision import VOC07
 from la_tf.results.tables import grouped, percentages
-from la_tf.runs.description import ENVIRONMENT_FILE, read_description, read_starts
+from la_tf.runs.description import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    read_description,
+    read_origin,
+    read_starts,
+)
 from la_tf.runs.log import Record, read_log, records_with
 from la_tf.runs.warm_start import warm_start_end
 
@@ -32,8 +38,9 @@ COLUMNS = (
 )
 FOOTNOTE = (
     "Accuracies are top-1 in percent; mAP, of linear SVMs, is in percent too. k, H and m are given "
-    "where they were used. Hours are training steps and clustering; work repeated after a stop "
-    "counts, evaluation does not. Rows marked (paper) were not measured here."
+    "where they were used. Hours are training steps and clustering; work repeated after a stop and "
+    "steps taken over from another run count, evaluation does not. Rows marked (paper) were not "
+    "measured here."
 )
 FORMATS = ("markdown", "csv")
 
@@ -152,20 +159,36 @@ def _run_lines(run_dir: str) -> list[tuple[Line, bool | None]]:
     ]
     if not found:
         found = [(*_logged(config, _read_log(path / "metrics.jsonl"), per_epoch), False)]
-    timing = _read_log(path / "timing.jsonl")
     machine = _machine(path)
     for line, step, _ in found:
         line |= {"run": run_dir, "network": config.network.network, **machine}
         if line["objective"] in (IR, *OBJECTIVES.values()):
             line["batch"] = config.data.batch_size
-            if timing:
-                line["hours"] = hours(timing, config, per_epoch, step)
+            if (taken := _hours(path, step)) is not None:
+                line["hours"] = taken
         if line["objective"] == LA:
             line["k"] = config.objective.k
             line["H"] = config.clustering.num_clusterings
         if line["objective"] in (LA, DEEPCLUSTER):
             line["m"] = config.clustering.num_clusters
     return [(line, transfer) for line, _, transfer in found]
+
+
+def _hours(path: pathlib.Path, step: int) -> float | None:
+    """Hours up to a step, with those of the run that the first steps were taken over from.
+
+    None where a log or that run is missing.
+    """
+    timing, origin, before = _read_log(path / "timing.jsonl"), read_origin(path), 0.0
+    if origin is not None and origin["option"] != "init_from":
+        first = pathlib.Path(origin["path"]).expanduser()
+        known = (first / CONFIG_FILE).exists()
+        before = _hours(first, min(step, origin["step"])) if known else None
+    if before is None or not timing:
+        return None
+    config, data = read_description(path)
+    count, batch = data["training set"]["examples"], config.data.batch_size
+    return before + hours(timing, config, max(1, count // batch), step)
 
 
 def _data_name(config: Config) -> str:
