@@ -18,7 +18,7 @@ from la_tf.data.checks import keep_good_images, refuse_bad_images
 from la_tf.data.identity import identify
 from la_tf.data.pipeline import Steps, step_indices, steps_per_epoch, train_dataset
 from la_tf.data.sources import open_train_and_val
-from la_tf.errors import RunError
+from la_tf.errors import RunError, first_line
 from la_tf.evaluation.knn import clipped
 from la_tf.export.run import export_run
 from la_tf.resolve import check_bounds, resolve
@@ -156,9 +156,15 @@ class _Run:
                 "the device is out of memory: use more devices with --num_devices, or start anew "
                 "with a lower --batch_size or --k."
             ) from error
-        except tf.errors.OpError:
+        except tf.errors.OpError as error:
             self._refuse_bad_images()
-            raise
+            if runtime.num_workers(self.strategy) == 1:
+                raise
+            raise RunError(
+                f"this worker cannot go on ({first_line(error)}): where another has ended, start "
+                "the same command on all workers again, and the run goes on from its newest "
+                "checkpoint."
+            ) from error
         finally:
             self.callbacks.close()
         return self._finish()

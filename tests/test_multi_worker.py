@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 # Statistics over all replicas, as one device has them. Rounding grows over many steps and with the
 # learning rate; two epochs show both phases.
 FLAGS = ("--sync_bn", "--epochs=2", "--ir_epochs=1", "--learning_rate=0.003")
-KEEP_STEP_7 = ("--checkpoint_every_steps=7", "--keep_checkpoints=5")
+SAVE_STEP_7 = "--checkpoint_every_steps=7"
 BANK = "model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE"
 
 
@@ -22,7 +22,7 @@ BANK = "model/bank/vectors/.ATTRIBUTES/VARIABLE_VALUE"
 def alone(tmp_path_factory, run_tool, tiny_run):
     """Run directory of one process on one device."""
     run_dir = tmp_path_factory.mktemp("alone") / "run"
-    flags = [*tiny_run, *FLAGS, *KEEP_STEP_7, f"--run_dir={run_dir}"]
+    flags = [*tiny_run, *FLAGS, SAVE_STEP_7, f"--run_dir={run_dir}"]
     code, _, stderr = run_tool("train", *flags)
     assert code == 0, stderr
     return run_dir
@@ -46,7 +46,7 @@ def stored_bank(run_dir, step):
 def test_what_two_replicas_began_one_finishes(tmp_path, alone, run_tool, tiny_run):
     """The stop falls into a window of four steps, whose mean is of two replicas and of one."""
     run_dir = tmp_path / "run"
-    flags = [*tiny_run, *FLAGS, *KEEP_STEP_7, f"--run_dir={run_dir}"]
+    flags = [*tiny_run, *FLAGS, SAVE_STEP_7, f"--run_dir={run_dir}"]
     code, _, stderr = run_tool("train", *flags, "--num_devices=2", stop=(6, signal.SIGTERM))
     assert code == 128 + signal.SIGTERM, stderr
     log = (run_dir / "metrics.jsonl").read_bytes()
@@ -68,32 +68,41 @@ def test_what_two_replicas_began_one_finishes(tmp_path, alone, run_tool, tiny_ru
 
 @pytest.fixture(scope="module")
 def train_workers(start_tool, tiny_run, free_ports):
-    """Trains, or goes on training, with two workers to the end; returns what each printed."""
+    """Trains, or goes on training, with two workers; returns how each ended and what it printed."""
 
-    def train(run_dir):
+    def train(run_dir, stop=None):
         hosts = ",".join(f"localhost:{port}" for port in free_ports(2))
         flags = [*tiny_run, *FLAGS, f"--run_dir={run_dir}", "--strategy=multi_worker_mirrored"]
-        flags += ["--keep_checkpoints=9", f"--worker_hosts={hosts}"]
-        workers = [start_tool("train", *flags, f"--task_index={index}") for index in range(2)]
+        flags += [f"--worker_hosts={hosts}"]
+        workers = [
+            start_tool("train", *flags, f"--task_index={index}", stop=stop if index else None)
+            for index in range(2)
+        ]
         outputs = [worker.communicate(timeout=600) for worker in workers]
-        assert [worker.returncode for worker in workers] == [0, 0], outputs
-        return [stdout for stdout, _ in outputs]
+        return [(w.returncode, *output) for w, output in zip(workers, outputs, strict=True)]
 
     return train
 
 
 def test_two_workers_equal_one_process_and_go_on_after_a_kill(
-    tmp_path, alone, train_workers, cut_back, newest_checkpoint
+    tmp_path, alone, train_workers, newest_checkpoint
 ):
     chief, other = tmp_path / "run", tmp_path / "run-worker1"
-    train_workers(chief)
+    ends = train_workers(chief)
+    assert [code for code, _, _ in ends] == [0, 0], ends
     assert (chief / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
     assert_close(chief, alone)
 
-    # The chief had saved a checkpoint that the other had not.
-    killed = cut_back(chief, 12, tmp_path / "killed")
-    killed_other = cut_back(other, 9, tmp_path / "killed-worker1")
-    for stdout in train_workers(killed):
+    killed, killed_other = tmp_path / "killed", tmp_path / "killed-worker1"
+    (code, _, stderr), (died, _, _) = train_workers(killed, stop=(14, signal.SIGKILL))
+    assert (code, died) == (1, -signal.SIGKILL), stderr
+    assert stderr.count("\n") == 1 and "start the same command on all workers again" in stderr
+    # As if the chief had saved a checkpoint that the other had not.
+    for file in killed_other.glob("checkpoints/ckpt-12.*"):
+        file.unlink()
+    ends = train_workers(killed)
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    for _, stdout, _ in ends:
         assert "after step 12 of 22" in stdout
 
     expected = newest_checkpoint(chief)

@@ -94,10 +94,10 @@ def test_what_cannot_be_called_is_refused_by_name(place):
 
 @pytest.mark.slow
 def test_a_callback_that_fails_loses_no_step(
-    place, straight_run, run_tool, tiny_run, newest_checkpoint
+    place, straight_run, cut_back, run_tool, tiny_run, newest_checkpoint
 ):
     """In a step, then at the end of an epoch; and then the run goes on without it."""
-    run_dir = place / "run"
+    run_dir = cut_back(straight_run, 24, place / "run")
     flags = [*tiny_run, "--checkpoint_every_steps=1000", f"--run_dir={run_dir}"]
     for step, words in (
         (27, "ValueError, no more of this (own_module.py, line 8)"),

@@ -19,7 +19,7 @@ TINY = dataclasses.replace(
     recipe="digits",
     options={
         **{"epochs": 3, "ir_epochs": 2, "drop_epochs": "", "image_size": 16, "k": 64},
-        **{"limit": 500, "baselines": False},
+        **{"limit": 500, "baselines": False, "write_report": False},
     },
     num_examples=500,
 )

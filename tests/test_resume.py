@@ -129,28 +129,28 @@ def one_class(tmp_path_factory):
 
 
 def test_every_option_that_has_state_resumes_exactly(
-    tmp_path, run_tool, tiny_run, newest_checkpoint, one_class
+    tmp_path, run_tool, tiny_run, cut_back, newest_checkpoint, one_class
 ):
     """Noise samples, rounds within an epoch, fresh crops, a plateau that has dropped, bfloat16.
 
     An accuracy that is 1 from the start cannot rise: the learning rate falls after every epoch but
-    the first, as often as it may, on any processor. The kill comes between the two times.
+    the first, as often as it may, on any processor. The cut comes between the two times.
     """
     flags = [
         *tiny_run,
         f"--data={one_class}",
         "--learning_rate=0.003",
         "--ir_loss=nce",
+        "--eval_every_epochs=1",
         "--cluster_every_steps=5",
         "--cluster_input=center_crops",
         "--plateau_patience=1",
         *(["--mixed_precision"] if has_bfloat16 else []),
     ]
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    straight = tmp_path / "straight"
     code, _, stderr = run_tool("train", *flags, f"--run_dir={straight}")
     assert code == 0, stderr
-    code, _, _ = run_tool("train", *flags, f"--run_dir={killed}", stop=(31, signal.SIGKILL))
-    assert code == -signal.SIGKILL
+    killed = cut_back(straight, 30, tmp_path / "killed")
     code, stdout, stderr = run_tool("train", *flags, f"--run_dir={killed}")
     assert code == 0, stderr
     assert "after step 30 of 44" in stdout
@@ -197,13 +197,14 @@ def test_a_finished_run_only_shows_its_table_again(tmp_path, straight_run, run_t
     assert shown == expected.replace(str(straight_run), str(run_dir))
 
 
-def test_two_replicas_that_were_killed_go_on(tmp_path, run_tool, tiny_run, newest_checkpoint):
+def test_two_replicas_that_were_killed_go_on(
+    tmp_path, run_tool, tiny_run, cut_back, newest_checkpoint
+):
     flags = [*tiny_run, "--epochs=2", "--ir_epochs=1", "--num_devices=2"]
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    straight = tmp_path / "straight"
     code, _, stderr = run_tool("train", *flags, f"--run_dir={straight}")
     assert code == 0, stderr
-    code, _, _ = run_tool("train", *flags, f"--run_dir={killed}", stop=(14, signal.SIGKILL))
-    assert code == -signal.SIGKILL
+    killed = cut_back(straight, 12, tmp_path / "killed")
     code, stdout, stderr = run_tool("train", *flags, f"--run_dir={killed}")
     assert code == 0, stderr
     assert "after step 12 of 22" in stdout

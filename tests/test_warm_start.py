@@ -42,33 +42,33 @@ def test_run_is_that_which_did_it_all_itself(
     assert_same_run(run_dir, straight_run, newest_checkpoint)
 
 
-def test_warm_start_ends_when_its_loss_levels_off(tmp_path, run_tool, tiny_run, newest_checkpoint):
-    """Wherever the run is stopped, before that or after.
+def test_warm_start_ends_when_its_loss_levels_off(
+    tmp_path, run_tool, tiny_run, cut_back, newest_checkpoint
+):
+    """Wherever the run is stopped, before that, within an epoch, and after.
 
     Without a learning rate to speak of the loss must become level, on any processor.
     """
     few = ("--limit=64", "--learning_rate=1e-30", "--epochs=30", "--ir_epochs=29")
     flags = [*tiny_run, *few, "--k=16", "--num_clusters=4"]
-    flags += ["--ir_until_plateau", "--eval_every_epochs=30"]
-    run_dirs = [tmp_path / name for name in ("straight", "stopped")]
-    for run_dir in run_dirs:
-        if run_dir.name == "stopped":
-            for step in (9, end_of(run_dirs[0]) + 1):
-                code, stdout, _ = run_tool(
-                    "train", *flags, f"--run_dir={run_dir}", stop=(step, signal.SIGTERM)
-                )
-                assert code == 128 + signal.SIGTERM, stdout
-        code, _, stderr = run_tool("train", *flags, f"--run_dir={run_dir}")
-        assert code == 0, stderr
-    end = end_of(run_dirs[0])
+    flags += ["--ir_until_plateau", "--eval_every_epochs=30", "--checkpoint_every_steps=9"]
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    code, _, stderr = run_tool("train", *flags, f"--run_dir={straight}")
+    assert code == 0, stderr
+    end = end_of(straight)
     assert 20 <= end < 58 and end % 2 == 0
-    records = read_log(run_dirs[0] / "metrics.jsonl")
+    flags += [f"--run_dir={cut_back(straight, 9, stopped)}"]
+    code, stdout, _ = run_tool("train", *flags, stop=(end + 1, signal.SIGTERM))
+    assert code == 128 + signal.SIGTERM and "after step 9 of 60" in stdout
+    code, _, stderr = run_tool("train", *flags)
+    assert code == 0, stderr
+    records = read_log(straight / "metrics.jsonl")
     for record in records:
         if record["kind"] == "train":
             assert record["phase"] == ("IR" if record["step"] <= end else "LA")
     assert [r["step"] for r in records if r["kind"] == "clustering"] == list(range(end, 60, 2))
     assert {end, 60} <= {r["step"] for r in records if r["kind"] == "knn"}
-    assert_same_run(run_dirs[1], run_dirs[0], newest_checkpoint)
+    assert_same_run(stopped, straight, newest_checkpoint)
 
 
 def end_of(run_dir) -> int:
@@ -93,7 +93,7 @@ def test_another_warm_start_is_refused(source):
     assert "--drop_epochs was [3], here [1]" in told
     fewer = data["training set"] | {"examples": 300}
     assert "the data's training set was" in refusal(data=data | {"training set": fewer})
-    # Its checkpoints are those of its last steps: of the first epoch there is none.
+    # It was saved every six steps and at its end: of the first epoch's end there is none.
     shorter = dataclasses.replace(config.schedule, ir_epochs=1)
     told = refusal(dataclasses.replace(config, schedule=shorter))
     assert "has no checkpoint of the end of one of its first 1 epochs" in told
