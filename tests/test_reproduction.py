@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from la_tf.options import sections_and_options
-from la_tf.reproduction.outcome import outcome, write_results
+from la_tf.reproduction.outcome import Outcome, outcome, write_results
 from la_tf.reproduction.plan import Plan, is_finished
 from la_tf.reproduction.scales import DIGITS, IMAGENET, LAPTOP
 from la_tf.reproduction.tables import PaperTable, Row, paper_tables
@@ -100,6 +100,14 @@ def test_table_is_of_finished_runs(tmp_path):
     assert len(kept) == 4
     assert all(f"--k={run['command'].split('--k=')[1][0]}" in run["command"] for run in kept)
     assert json.loads((tmp_path / "tables.json").read_text())["x"]["b"]["K = 200"] == [70.0]
+
+
+def test_columns_are_those_of_the_fullest_row():
+    purity = {"K = 1": [60.0], "purity of C": [80.0], "of B": [20.0]}
+    values = {"{i}": {"K = 1": [50.0], "of B": [10.0]}, "LA": purity}
+    frame = Outcome(PaperTable("x", "T", "c.", (Row("{i}", {}), Row("LA", {}))), values).frame
+    assert list(frame) == ["paper", "K = 1", "purity of C", "of B", "seeds"]
+    assert frame.loc["{i}", "purity of C"] == "-"
 
 
 def test_an_evaluation_is_done_when_both_protocols_are_whatever_else_there_is(tmp_path):

@@ -176,8 +176,8 @@ def _evaluate(drop_epochs: tuple[int, ...]) -> None:
     for table in result_tables([e for e in read_evaluations(run.path) if e.data == name]):
         print(f"\n{table}")
     print(
-        f"\nkept in {run.path}/evaluation; python tools/analyze.py --run_dir={run.path} puts it into "
-        "the report."
+        f"\nkept in {run.path}/evaluation; python tools/analyze.py --run_dir={run.path} puts it "
+        "into the report."
     )
 
 

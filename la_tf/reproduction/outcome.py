@@ -50,7 +50,11 @@ class Outcome:
             }
             for row in self.table.rows
         }
-        return pd.DataFrame.from_dict(rows, orient="index").fillna("-")
+        # In the order of the row that has most of them: the image alone has no purity, for one.
+        most_first = sorted(self.values.values(), key=len, reverse=True)
+        columns = dict.fromkeys(column for found in most_first for column in found)
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=["paper", *columns, "seeds"])
+        return frame.fillna("-")
 
     @property
     def markdown(self) -> str:
