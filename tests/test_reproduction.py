@@ -66,7 +66,7 @@ def write_run(run_dir, config, knn: float, *, step: int, examples: int = 256):
     (run_dir / "config.json").write_text(json.dumps({"config": config, "data": data}))
     (run_dir / "environment.json").write_text(json.dumps([{"python": "3"}]))
     records = [
-        {"kind": "neighbors", "step": 2, "epoch": 1, "close_purity": 0.25},
+        *({"kind": "neighbors", "step": 2 + i, "close_purity": 0.2 + i / 40} for i in range(3)),
         {"kind": "knn", "step": step, "epoch": 1, "knn200": knn, "knn1": knn / 2},
     ]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
@@ -98,6 +98,7 @@ def test_table_is_of_finished_runs(tmp_path):
     write_results(tmp_path, [found], plan.jobs([table]))
     kept = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
     assert len(kept) == 4
+    assert [r["step"] for r in kept[0]["records"] if r["kind"] == "neighbors"] == [2, 4]
     assert all(f"--k={run['command'].split('--k=')[1][0]}" in run["command"] for run in kept)
     assert json.loads((tmp_path / "tables.json").read_text())["x"]["b"]["K = 200"] == [70.0]
 

@@ -144,20 +144,21 @@ def write_results(folder: pathlib.Path, outcomes: Sequence[Outcome], jobs: Seque
 def _kept(path: pathlib.Path, command: str) -> Record:
     """What is kept of a finished run.
 
-    Its command, configuration, images and machine; of its log all of held-out kNN and of the
-    neighbours, and the last record of every other kind; its evaluations.
+    Its command, configuration, images and machine; of its log all of held-out kNN, and the first
+    and the last record of every other kind; its evaluations.
     """
     description = read_file(path / CONFIG_FILE, Description)
     (environment,) = read_starts(path)[-1:] or [None]
     records = read_log(path / "metrics.jsonl")
     last = {record["kind"]: record for record in records}
+    first = {record["kind"]: record for record in reversed(records)}
     evaluations = [dataclasses.asdict(e) | {"environment": None} for e in read_evaluations(path)]
     return {
         "command": command,
         **description,
         "environment": environment,
         "records": [
-            r for r in records if r["kind"] in ("knn", "neighbors") or r is last[r["kind"]]
+            r for r in records if r["kind"] == "knn" or r in (first[r["kind"]], last[r["kind"]])
         ],
         "evaluations": evaluations,
     }
