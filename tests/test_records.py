@@ -230,9 +230,6 @@ def test_views_are_the_same_from_records_and_files(tmp_path):
         np.testing.assert_array_equal(view, other)
 
 
-@pytest.mark.skipif(
-    len(os.sched_getaffinity(0)) == 1, reason="TensorFlow reads one by one where there is one core"
-)
 def test_reading_stays_parallel_under_deterministic_ops(tmp_path):
     """TensorFlow runs maps with stateful functions one by one when ops must be deterministic."""
     script = f"""
@@ -243,16 +240,22 @@ from la_tf.data.records import RecordSource
 from la_tf.data.record_writer import write_records
 from la_tf.data.sources import open_source
 write_records(open_source("digits", "val"), {str(tmp_path / "r")!r})
-two = threading.Barrier(2)
+reading, lock, met = [], threading.Lock(), threading.Event()
 class Meeting(RecordSource):
     def read(self, i):
-        two.wait(60)  # for another read, which never comes where they are made one by one
+        with lock:
+            reading.append(i)
+            if len(reading) > 1:
+                met.set()
+        met.wait(0.5)  # for another read, which never comes where they are made one by one
+        with lock:
+            reading.remove(i)
         return super().read(i)
 source = Meeting({str(tmp_path / "r")!r})
 options = tf.data.Options()
 options.threading.private_threadpool_size = 4
 dataset = tf.data.Dataset.range(40).map(source.load, num_parallel_calls=4).with_options(options)
-print(len(list(dataset)))
+print(len(list(dataset)), met.is_set())
 """
     output = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
@@ -260,7 +263,7 @@ print(len(list(dataset)))
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         text=True,
     )
-    assert output.stdout.split()[-1:] == ["40"], output.stderr
+    assert output.stdout.split()[-2:] == ["40", "True"], output.stderr
 
 
 def test_tool_writes_both_parts(tmp_path, run_tool):
