@@ -173,12 +173,12 @@ def _evaluate(drop_epochs: tuple[int, ...]) -> None:
             )
             for row in rows:
                 protocols.linear(task, row, config)
+    print(
+        f"kept in {run.path}/evaluation; python tools/analyze.py --run_dir={run.path} puts it into "
+        "the report."
+    )
     for table in result_tables([e for e in read_evaluations(run.path) if e.data == name]):
         print(f"\n{table}")
-    print(
-        f"\nkept in {run.path}/evaluation; python tools/analyze.py --run_dir={run.path} puts it "
-        "into the report."
-    )
 
 
 def _name_of(data: str) -> str:
