@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from la_tf.neighborhoods import background_of_all
+from la_tf.objective import set_log_prob
 
 _AT_ONCE = 2**24  # similarities of images to all N, which are compared in H clusterings
 
@@ -69,10 +70,12 @@ def _counts(model, rows, embeddings, bank, labels) -> np.ndarray:
     columns = np.broadcast_to(found.rows, found.similarities.shape)
     members = True if found.members is None else found.members.numpy()
     np.put_along_axis(background, columns, members, axis=1)
-    close = model.find_close(indices, background_of_all(queries, indices, bank)).numpy()
+    everything = background_of_all(queries, indices, bank)
+    close = model.find_close(indices, everything).numpy()
     itself = np.arange(len(rows)), rows
     own = background[itself].sum()
-    shares = _own_shares(model, embeddings, close & background, itself)
+    logits = everything.similarities / model.objective.tau
+    shares = _own_shares(logits, close & background, itself)
     close[itself] = background[itself] = False
     alike = False if labels is None else labels == labels[rows, np.newaxis]
     return np.array(
@@ -84,13 +87,10 @@ def _counts(model, rows, embeddings, bank, labels) -> np.ndarray:
     )
 
 
-def _own_shares(model, embeddings, members, itself) -> np.ndarray:
+def _own_shares(logits: tf.Tensor, members: np.ndarray, itself) -> np.ndarray:
     """P(i | v) / P(A | v) for the images whose A, `members` [R, N], is not empty."""
-    similarities = embeddings @ model.bank.vectors.numpy().T
-    weights = np.where(members, np.exp((similarities - 1.0) / model.objective.tau), 0.0)
-    sums = weights.sum(axis=1)
-    meet = sums > 0.0
-    return weights[itself][meet] / sums[meet]
+    log_shares = logits.numpy()[itself] - set_log_prob(logits, members).numpy()
+    return np.where(members[itself], np.exp(log_shares), 0.0)[members.any(axis=1)]
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -145,9 +145,7 @@ def _run_lines(run_dir: str) -> list[tuple[Line, bool | None]]:
     """
     path = pathlib.Path(run_dir).expanduser()
     config, data = read_description(path)
-    count = data["training set"]["examples"]
-    # A start that failed may have had less than a batch.
-    per_epoch = max(1, count // config.data.batch_size)
+    per_epoch = _steps_per_epoch(config, data)
     # (line, step, transfer)
     found = [
         (
@@ -187,8 +185,12 @@ def _hours(path: pathlib.Path, step: int) -> float | None:
     if before is None or not timing:
         return None
     config, data = read_description(path)
-    count, batch = data["training set"]["examples"], config.data.batch_size
-    return before + hours(timing, config, max(1, count // batch), step)
+    return before + hours(timing, config, _steps_per_epoch(config, data), step)
+
+
+def _steps_per_epoch(config: Config, data: dict[str, Any]) -> int:
+    """At least one: a start that failed may have had less than a batch."""
+    return max(1, data["training set"]["examples"] // config.data.batch_size)
 
 
 def _data_name(config: Config) -> str:
