@@ -8,8 +8,16 @@ import tensorflow as tf
 
 from la_tf.config import AugmentConfig
 from la_tf.data.augment import augment_view, center_view, view_seed
-from la_tf.data.base import DataError, Subset
-from la_tf.data.pipeline import Steps, eval_dataset, step_indices, steps_per_epoch, train_dataset
+from la_tf.data.base import DataError, Source, Subset
+from la_tf.data.pipeline import (
+    KEPT_BYTES,
+    Steps,
+    eval_dataset,
+    kept_eval_dataset,
+    step_indices,
+    steps_per_epoch,
+    train_dataset,
+)
 from la_tf.data.sources import open_source
 
 SEED = 11
@@ -162,6 +170,35 @@ def test_eval_dataset_gives_all_in_order(digits):
     for i in (0, 17, 49):
         expected = center_view(tf.constant(digits.read(i)), 32)
         np.testing.assert_allclose(got[i // 16][1][i % 16], expected, atol=1e-6)
+
+
+class Counted(Source):
+    """Counts how often its images are read."""
+
+    def __init__(self, source: Source, count: int):
+        super().__init__("counted", count)
+        self._source, self.reads = source, []
+
+    def describe(self, i):
+        return self._source.describe(i)
+
+    def load(self, index):
+        tf.py_function(self.reads.append, [index], [])
+        return self._source.load(index)
+
+
+TOO_LARGE = int((KEPT_BYTES / (3 * 4 * 4)) ** 0.5) + 1  # for four views
+
+
+@pytest.mark.parametrize(("side", "reads"), [(8, 4), (TOO_LARGE, 8)])
+def test_views_of_a_few_images_are_read_once(digits, side, reads):
+    four = Subset(digits, range(4))
+    source = Counted(four, 4)
+    views = kept_eval_dataset(source, image_size=side)
+    first, second = (list(views.as_numpy_iterator()) for _ in range(2))
+    assert_same(first, second)
+    assert_same(first, list(eval_dataset(four, image_size=side).as_numpy_iterator()))
+    assert len(source.reads) == reads
 
 
 def test_threads_are_bounded(digits):

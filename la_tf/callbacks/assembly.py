@@ -22,7 +22,7 @@ from la_tf.callbacks.train_log import TrainLog
 from la_tf.callbacks.warm_start_end import WarmStartEnd
 from la_tf.config import Config, ConfigError
 from la_tf.data.base import Source, Subset, sample_rows
-from la_tf.data.pipeline import eval_dataset, steps_per_epoch
+from la_tf.data.pipeline import kept_eval_dataset, steps_per_epoch
 from la_tf.embedding.embedder import Embedder, pixels
 from la_tf.evaluation.neighbor_quality import neighbor_quality
 from la_tf.networks import top_features
@@ -81,7 +81,7 @@ class RunCallbacks:
         self._embedder = Embedder(model.network)
         # Traced once for each source, not for each evaluation.
         self._views = functools.cache(
-            functools.partial(eval_dataset, image_size=config.data.image_size)
+            functools.partial(kept_eval_dataset, image_size=config.data.image_size)
         )
         self._sample_rows = sample_rows(
             train_set.num_examples, NEIGHBOR_SAMPLE, config.schedule.seed

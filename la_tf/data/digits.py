@@ -1,5 +1,6 @@
 """The 1,797 handwritten digits that come with scikit-learn: real images without a download."""
 
+import functools
 import io
 
 import numpy as np
@@ -40,6 +41,7 @@ class DigitsSource(Source):
         return tf.gather(self._encoded, index)
 
 
+@functools.cache
 def digits_parts() -> tuple[Source, Source]:
     """1,437 digits to train on and 360 held out, always the same ones."""
     return split_holdout(DigitsSource(), NUM_HELD_OUT, seed=0)

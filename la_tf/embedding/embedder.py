@@ -36,9 +36,11 @@ def pixels(dataset: tf.data.Dataset) -> np.ndarray:
     Raises:
       RunError: they do not fit in memory.
     """
-    batches = [images.numpy().reshape(len(images), -1) for _, images in dataset.take(1)]
-    # All batches but the last have the same size.
-    needed = 2 * batches[0].nbytes * len(dataset)
-    require_memory(needed, "raw pixels", "leave out --baselines")
-    rows = np.concatenate([images.numpy().reshape(len(images), -1) for _, images in dataset])
+    batches = []
+    for _, images in dataset:
+        if not batches:  # all but the last have the same size
+            needed = 2 * images.numpy().nbytes * len(dataset)
+            require_memory(needed, "raw pixels", "leave out --baselines")
+        batches.append(images.numpy().reshape(len(images), -1))
+    rows = np.concatenate(batches)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
