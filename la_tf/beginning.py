@@ -24,7 +24,7 @@ from la_tf.export.weights import (
     network_from_weights,
 )
 from la_tf.runs.checkpoints import present_checkpoints
-from la_tf.runs.description import Origin, read_description
+from la_tf.runs.description import Origin, read_description, require_shorter
 from la_tf.runs.directory import differences
 from la_tf.runs.log import read_log
 from la_tf.runs.trained_run import restored_run
@@ -142,8 +142,7 @@ def final_checkpoint(run_dir: str, config: Config, data: dict[str, Any]) -> path
         # A rate that is no schedule is a variable, which a run with drops has not saved.
         past = dataclasses.replace(past, optimizer=other.optimizer)
     _require_same(f"the training of {path}", past, other_data, config, data)
-    if config.schedule.epochs <= epochs:
-        raise RunError(f"{path} was trained for {epochs} epochs: give more than those as --epochs.")
+    require_shorter(path, other, config.schedule.epochs)
     present = _checkpoints(path)
     if not present or present[-1].name != f"ckpt-{epochs * _steps_per_epoch(config, data)}":
         raise RunError(

@@ -68,7 +68,9 @@ def test_what_cannot_be_extended_is_refused_before_anything_is_written(
 
     assert "--tau was 0.07, here 0.1" in refusal(tau=0.1)
     assert "--drop_epochs was [], here [2]" in refusal(drop_epochs=(2,))
-    assert "was trained for 4 epochs: give more than those as --epochs" in refusal(epochs=4)
+    for epochs in ({}, {"epochs": 4}, {"epochs": 1}):  # one of which is less than --ir_epochs=2
+        with pytest.raises(RunError, match="was trained for 4 epochs: give more than those"):
+            extended(straight_run, run_dir="x", **epochs)
     unfinished = cut_back(straight_run, 36, tmp_path / "unfinished")
     flags = [f"--extend={unfinished}", "--epochs=6", f"--run_dir={tmp_path / 'run'}"]
     code, _, stderr = run_tool("train", *flags)

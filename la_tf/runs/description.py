@@ -93,7 +93,7 @@ def extended(finished_run: str | os.PathLike, /, **options: Any) -> Config:
 
     Raises:
       ConfigError: there is no such option, or a value is of the wrong kind or out of range.
-      RunError: there is no such run.
+      RunError: there is no such run, or it is no shorter.
     """
     path, begun = pathlib.Path(finished_run).expanduser(), options.get("run_dir")
     if begun is not None and not (path / CONFIG_FILE).exists():
@@ -106,7 +106,23 @@ def extended(finished_run: str | os.PathLike, /, **options: Any) -> Config:
         if section.name != "run"
         for name, value in dataclasses.asdict(getattr(config, section.name)).items()
     }
-    return config_of(given | {"extend": os.fspath(finished_run)} | options)
+    longer = config_of(given | {"extend": os.fspath(finished_run)} | options)
+    if path != begun:
+        require_shorter(path, config, longer.schedule.epochs)
+    return longer
+
+
+def require_shorter(path: pathlib.Path, config: Config, epochs: int) -> None:
+    """Refuses to extend a run to so many epochs as it has, or to fewer.
+
+    Raises:
+      RunError: it is no shorter.
+    """
+    if epochs <= config.schedule.epochs:
+        raise RunError(
+            f"{path} was trained for {config.schedule.epochs} epochs: give more than those as "
+            "--epochs."
+        )
 
 
 def read_starts(path: pathlib.Path) -> list[dict[str, Any]]:
