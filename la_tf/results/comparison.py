@@ -1,5 +1,6 @@
 """Runs and the paper's rows side by side, from the JSON files of run directories alone."""
 
+import functools
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -157,12 +158,12 @@ def _run_lines(run_dir: str) -> list[tuple[Line, bool | None]]:
     ]
     if not found:
         found = [(*_logged(config, _read_log(path / "metrics.jsonl"), per_epoch), False)]
-    machine = _machine(path)
+    machine, hours_up_to = _machine(path), functools.cache(functools.partial(_hours, path))
     for line, step, _ in found:
         line |= {"run": run_dir, "network": config.network.network, **machine}
         if line["objective"] in (IR, *OBJECTIVES.values()):
             line["batch"] = config.data.batch_size
-            if (taken := _hours(path, step)) is not None:
+            if (taken := hours_up_to(step)) is not None:
                 line["hours"] = taken
         if line["objective"] == LA:
             line["k"] = config.objective.k
