@@ -95,10 +95,11 @@ def extended(finished_run: str | os.PathLike, /, **options: Any) -> Config:
       ConfigError: there is no such option, or a value is of the wrong kind or out of range.
       RunError: there is no such run, or it is no shorter.
     """
-    path, begun = pathlib.Path(finished_run).expanduser(), options.get("run_dir")
-    if begun is not None and not (path / CONFIG_FILE).exists():
+    path = finished = pathlib.Path(finished_run).expanduser()
+    begun = options.get("run_dir")
+    if begun is not None and not (finished / CONFIG_FILE).exists():
         begun = pathlib.Path(begun).expanduser()
-        path = begun if (begun / CONFIG_FILE).exists() else path
+        path = begun if (begun / CONFIG_FILE).exists() else finished
     config = read_description(path)[0]
     given = {
         name: value
@@ -107,7 +108,7 @@ def extended(finished_run: str | os.PathLike, /, **options: Any) -> Config:
         for name, value in dataclasses.asdict(getattr(config, section.name)).items()
     }
     longer = config_of(given | {"extend": os.fspath(finished_run)} | options)
-    if path != begun:
+    if path == finished:
         require_shorter(path, config, longer.schedule.epochs)
     return longer
 
