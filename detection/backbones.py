@@ -20,6 +20,7 @@ from la_tf.networks.vgg import VGG16
 
 LEVEL = 4
 STRIDE = 2**LEVEL
+FREEZE_TO = ("none", "conv1", "conv2", "conv3", "conv4", "conv5")
 POOL_STRIDE = 2  # of AlexNet's and VGG16's last pooling, which lies between level 4 and fc6
 
 
@@ -33,28 +34,28 @@ class DetectorNetwork:
 
     Attributes:
       build: makes the whole convolutional network.
-      frozen: how the names of the layers that are not fine-tuned begin (supplement B.4).
+      frozen: how many of its parts conv1 to conv5 are not fine-tuned (supplement B.4).
       fc_units: width of fc6 and fc7; 0 where stage five is the head.
       pool_size: side of the last pooling, before fc6; 0 where there is none.
     """
 
     build: Callable[..., tf.keras.Model]
-    frozen: tuple[str, ...] = ()
+    frozen: int = 0
     fc_units: int = 0
     pool_size: int = 0
 
 
 # "The first convolution layer and the first three blocks" of a ResNet are all there is up to
 # level 4.
-_FROZEN_STAGES = ("conv1", "conv2", "conv3", "conv4")
+_RESNET_STAGES = 4
 NETWORKS = {
     # Padded, so that a picture of H pixels has ceil(H / 16) rows, as the anchors have.
     "alexnet": DetectorNetwork(
         lambda **kw: AlexNet(padding="same", **kw), fc_units=4096, pool_size=3
     ),
-    "vgg16": DetectorNetwork(VGG16, frozen=("conv1_", "conv2_"), fc_units=4096, pool_size=2),
-    "resnet18": DetectorNetwork(lambda **kw: ResNet(18, **kw), frozen=_FROZEN_STAGES),
-    "resnet50": DetectorNetwork(lambda **kw: ResNet(50, **kw), frozen=_FROZEN_STAGES),
+    "vgg16": DetectorNetwork(VGG16, frozen=2, fc_units=4096, pool_size=2),
+    "resnet18": DetectorNetwork(lambda **kw: ResNet(18, **kw), frozen=_RESNET_STAGES),
+    "resnet50": DetectorNetwork(lambda **kw: ResNet(50, **kw), frozen=_RESNET_STAGES),
 }
 
 
@@ -80,11 +81,32 @@ def require_backbone(network: str, image_size: int) -> DetectorNetwork:
     return NETWORKS[network]
 
 
+def frozen_layers(network: str, freeze_to: str | None) -> tuple[str, ...]:
+    """How the names of the layers begin that are not fine-tuned.
+
+    Args:
+      network: one of NETWORKS.
+      freeze_to: one of FREEZE_TO, the last part that is not fine-tuned; None for the paper's.
+
+    Raises:
+      BackboneError: the detector's head begins before that part ends.
+    """
+    chosen = NETWORKS[network]
+    count = chosen.frozen if freeze_to is None else FREEZE_TO.index(freeze_to)
+    if not chosen.fc_units and count > _RESNET_STAGES:
+        raise BackboneError(
+            f"conv5 of {network} is the detector's head, which is always trained: "
+            f"--freeze_to=conv{_RESNET_STAGES} freezes all before it."
+        )
+    return tuple(f"conv{part}" for part in range(1, count + 1))
+
+
 @dataclasses.dataclass
 class LaBackbone(hyperparams.Config):
-    """Which of our networks."""
+    """Which of our networks, and how much of it is not fine-tuned, see `frozen_layers`."""
 
     network: str = "alexnet"
+    freeze_to: str | None = None
 
 
 @dataclasses.dataclass

@@ -92,6 +92,7 @@ class DetectionTask(maskrcnn.MaskRCNNTask):
 
     Attributes:
       run_dir: the trained run to start from; empty for fresh weights.
+      image_size: side of the images that the network was trained on, or would have been.
       seed: of the order of the pictures and of all draws.
     """
 
@@ -105,4 +106,5 @@ class DetectionTask(maskrcnn.MaskRCNNTask):
         default_factory=lambda: DataConfig(is_training=False, drop_remainder=False)
     )
     run_dir: str = ""
+    image_size: int = 224
     seed: int = 0

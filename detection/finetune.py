@@ -14,6 +14,7 @@ from official.core import train_lib
 from PIL import Image
 
 from detection import output_directory
+from detection.backbones import frozen_layers
 from detection.drawing import draw_boxes
 from detection.export import detect_above, export_detector, load_detector
 from detection.records import INDEX, Index, Records, VOCRecords, annotated, convert
@@ -33,7 +34,7 @@ _MIN_SCORE = 0.5  # of the boxes drawn into them
 _GAP = 8  # pixels between what was found and what is annotated
 # Raise it when a step computes something else from the same settings: what was begun before is then
 # not resumed.
-_METHOD = 2
+_METHOD = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,8 @@ def finetune(
 
     Returns:
       What voc_results.json holds: mAP, mAP_area and AP/<class> in 0..1 under 'result', None
-      for a class without an object to find; besides, start, settings, data, time and environment.
+      for a class without an object to find; mAP of drawn test pictures under 'resampled'; besides,
+      start, settings, data, time and environment.
 
     Raises:
       BackboneError: the network cannot be a backbone, or a tensor is not accounted for.
@@ -101,6 +103,7 @@ def finetune(
     )
     require_valid(settings, strategy.num_replicas_in_sync)
     start = open_start(places.init, places.run_dir, places.network)
+    frozen_layers(start.network, settings.freeze_to)  # refuses what cannot be frozen
     tf.keras.utils.set_random_seed(settings.seed)  # opening a run has set the run's
     description = {"start": dataclasses.asdict(start), "settings": dataclasses.asdict(settings)}
     path = places.output_dir
@@ -143,8 +146,10 @@ def finetune(
             probe = _encoded(next(iter(pictures.values())))
             saved_model = export_detector(model, config.task, path / "export", probe)
             _draw(saved_model, pictures, path / "pictures")
+        drawn = task.coco_metric.resampled() if result["mAP"] is not None else []
         record = description | {
             "result": result,
+            "resampled": [None if math.isnan(value) else value for value in drawn],
             "images": {split: found.num_images for split, found in records.items()},
             "left out": [problem for found in records.values() for problem in found.problems],
             "seconds of the last start": round(time.time() - started, 1),

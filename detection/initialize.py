@@ -1,15 +1,22 @@
-"""Trained weights into a detector, with every tensor accounted for."""
+"""The weights of a network, trained or fresh, into a detector; every tensor accounted for."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import tensorflow as tf
 
 from detection.backbones import BackboneError
 from detection.model import stage5_blocks
+from detection.records import Records
+from la_tf.data.augment import center_view
+from la_tf.networks import build_network
 
 # Layers of a run that a detector does not have, and layers of a detector that a run does not have.
 LEFT_BEHIND = ("embedding",)
 OWN = ("detection-scores", "detection-boxes")
+
+_PICTURES = 128  # for the statistics of a fresh network; beyond, they hardly change
+_BATCH_SIZE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +34,50 @@ class Account:
     left: list[str]
 
 
+def fresh_network(name: str, image_size: int, records: Records) -> tf.keras.Model:
+    """A network before its first step, with the statistics of pictures in its batch normalisation.
+
+    A detector's batch normalisation is frozen. Without the statistics of pictures, the row of
+    random weights would differ from that of a trained run by more than training, and a ResNet's
+    activations would grow from block to block.
+
+    Args:
+      name: of the architecture.
+      image_size: S, side of the square images that it is built for.
+      records: the pictures to train the detector on; their centre views are used.
+    """
+    network = build_network(name, image_size)
+    feature = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
+
+    def view(index: tf.Tensor) -> tf.Tensor:
+        example = tf.io.parse_single_example(records.load(index), feature)
+        return center_view(example["image/encoded"], image_size)
+
+    indices = tf.data.Dataset.range(min(_PICTURES, len(records)))
+    calibrate_batch_norm(network, indices.map(view).batch(_BATCH_SIZE))
+    return network
+
+
+def calibrate_batch_norm(network: tf.keras.Model, batches: Iterable[tf.Tensor]) -> None:
+    """Gives batch normalisation the mean of the statistics of some batches.
+
+    Args:
+      network: whose moving statistics are replaced.
+      batches: images [B, S, S, 3], normalised, as the network is trained on.
+    """
+    norms = [m for m in network.submodules if isinstance(m, tf.keras.layers.BatchNormalization)]
+    for count, images in enumerate(batches, start=1):
+        for norm in norms:
+            norm.momentum = 1 - 1 / count  # so that the moving average is the mean so far
+        network(images, training=True)
+
+
 def take_weights(detector: tf.keras.Model, trained: tf.keras.Model) -> Account:
-    """Copies a trained network into a detector.
+    """Copies a network into a detector.
 
     Args:
       detector: from `detection.model.build_detector`.
-      trained: from `la_tf.networks.build_network`, of the same architecture.
+      trained: from `la_tf.networks.build_network`, of the same architecture, or `fresh_network`.
 
     Raises:
       BackboneError: a tensor of the run has no place in the detector, or has another shape, or a

@@ -24,6 +24,7 @@ from la_tf.data.voc import VOC_CLASSES, VOCError, id_of
 from la_tf.evaluation.average_precision import average_precision
 
 MIN_OVERLAP = 0.5
+RESAMPLES = 1000
 
 
 def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -57,7 +58,8 @@ def match_detections(
         Images without such an object may be left out.
 
     Returns:
-      The scores [M] by falling score, and bool [M] whether it is a true positive.
+      Which detections count, integers [M] by falling score, and bool [M] whether each is a true
+      positive.
     """
     found = {image: np.zeros(len(difficult), bool) for image, (_, difficult) in objects.items()}
     kept, right = [], []
@@ -73,9 +75,9 @@ def match_detections(
                     continue
                 true_positive = not found[image][best]
                 found[image][best] = True
-        kept.append(scores[detection])
+        kept.append(detection)
         right.append(true_positive)
-    return np.array(kept, float), np.array(right, bool)
+    return np.array(kept, int), np.array(right, bool)
 
 
 def to_voc_pixels(boxes: np.ndarray, scale: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -177,12 +179,42 @@ class VOCDetectionMetric:
         """
         by_points, by_area = {}, []
         for label, name in enumerate(VOC_CLASSES, start=1):
-            objects, num_positives = self._objects(label)
-            scores, right = match_detections(*self._detections(label), objects)
-            by_points[f"AP/{name}"] = average_precision(scores, right, num_positives, True)
-            by_area.append(average_precision(scores, right, num_positives, False))
+            _, scores, right, positives = self._matched(label)
+            wanted = sum(positives.values())
+            by_points[f"AP/{name}"] = average_precision(scores, right, wanted, True)
+            by_area.append(average_precision(scores, right, wanted, False))
         means = {"mAP": _mean(by_points.values()), "mAP_area": _mean(by_area)}
         return means | by_points
+
+    def resampled(self) -> np.ndarray:
+        """mAP by eleven points with the test pictures drawn anew, as many, with replacement.
+
+        Their spread is what the choice of test pictures leaves open (the bootstrap). The draws are
+        the same for all detectors on the same pictures, so that differences can be taken draw by
+        draw; what another training would give is not in them.
+
+        Returns:
+          [RESAMPLES] in 0..1; nan where no object that counts was drawn.
+        """
+        numbers = sorted(self._images)
+        shares = np.full(len(numbers), 1 / len(numbers))
+        counts = np.random.default_rng(0).multinomial(len(numbers), shares, RESAMPLES)
+        by_class = []
+        for label in range(1, len(VOC_CLASSES) + 1):
+            images, scores, right, positives = self._matched(label)
+            images = np.searchsorted(numbers, images)  # [M]
+            positives = np.array([positives.get(number, 0) for number in numbers])
+            by_class.append(
+                [
+                    average_precision(
+                        *(np.repeat(values, drawn[images]) for values in (scores, right)),
+                        int(drawn @ positives),
+                        eleven_points=True,
+                    )
+                    for drawn in counts
+                ]
+            )
+        return np.array([_mean(draw) for draw in np.transpose(by_class)])
 
     def write_detections(self, folder: str | os.PathLike, split: str) -> list[pathlib.Path]:
         """Writes what was detected in the format of VOC's competition 4, for other evaluators.
@@ -219,15 +251,21 @@ class VOCDetectionMetric:
             boxes.append(image.boxes[mine])
         return np.concatenate(images), np.concatenate(scores), np.concatenate(boxes)
 
-    def _objects(self, label: int) -> tuple[dict[int, tuple[np.ndarray, np.ndarray]], int]:
-        """The objects of a class as `match_detections` takes them, and how many count."""
-        objects, num_positives = {}, 0
+    def _matched(self, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, int]]:
+        """Of a class: image, score and truth [M] of what counts by falling score, and objects.
+
+        Returns:
+          Images [M], scores [M], bool [M] whether right; image -> how many objects count in it.
+        """
+        objects, positives = {}, {}
         for number, image in self._images.items():
             mine = image.object_classes == label
             if mine.any():
                 objects[number] = (image.object_boxes[mine], image.difficult[mine])
-                num_positives += int(np.count_nonzero(~image.difficult[mine]))
-        return objects, num_positives
+                positives[number] = int(np.count_nonzero(~image.difficult[mine]))
+        images, scores, boxes = self._detections(label)
+        kept, right = match_detections(images, scores, boxes, objects)
+        return images[kept], scores[kept], right, positives
 
 
 def has_area(boxes: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from official.vision.modeling import maskrcnn_model
 from official.vision.modeling.backbones import factory
 
 from detection.anchors import ANCHORS_PER_PLACE
-from detection.backbones import LEVEL, NETWORKS, STRIDE, whole_network
+from detection.backbones import LEVEL, NETWORKS, STRIDE, frozen_layers, whole_network
 from detection.config import DetectorModel
 from detection.heads import DetectionGenerator, FullyConnectedHead, Stage5Head
 from detection.regions import ROIAligner, ROIGenerator, RPNHead
@@ -18,18 +18,19 @@ def build_detector(
 ) -> maskrcnn_model.MaskRCNNModel:
     """Builds the detector with all its variables; under a strategy, call it in its scope.
 
-    What is not fine-tuned is frozen: the layers that supplement B.4 names, and all batch
-    normalisation, statistics, scale and offset, as the reference does with its ResNets. One picture
-    a step has no useful statistics, and Model Garden updates them unless the layer is frozen. The
-    fresh batch normalisation of the region proposals, which the reference does not have, is thereby
-    the identity.
+    What is not fine-tuned is frozen: the layers that supplement B.4 or `freeze_to` names, and all
+    batch normalisation, statistics, scale and offset, as the reference does with its ResNets. One
+    picture a step has no useful statistics, and Model Garden updates them unless the layer is
+    frozen. The fresh batch normalisation of the region proposals, which the reference does not
+    have, is thereby the identity.
 
     Args:
       config: whose backbone is one of ours.
       weight_decay: lambda; its gradient is lambda times the kernel; biases have none.
       seed: of the draws of regions, and of the dropout.
     """
-    network = config.backbone.get().network
+    backbone = config.backbone.get()
+    network = backbone.network
     input_specs = tf.keras.layers.InputSpec(shape=[None, *config.input_size])
     # As tf.nn.l2_loss, half the sum of squares.
     regularizer = tf.keras.regularizers.l2(weight_decay / 2) if weight_decay else None
@@ -61,7 +62,7 @@ def build_detector(
         name="detector",
     )
     _make_variables(model, config.input_size)
-    _freeze(model, NETWORKS[network].frozen)
+    _freeze(model, frozen_layers(network, backbone.freeze_to))
     return model
 
 

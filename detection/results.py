@@ -1,6 +1,15 @@
-"""The result of a fine-tuning for people."""
+"""The result of a fine-tuning for people, and the difference of two."""
 
-from typing import TypedDict
+import pathlib
+from typing import NotRequired, TypedDict
+
+import numpy as np
+
+from detection.output_directory import RESULTS
+from la_tf.errors import RunError
+from la_tf.stored import StoredFileError, read_json
+
+_NINETY_FIVE = (2.5, 97.5)  # percentiles
 
 
 class _Start(TypedDict):
@@ -17,13 +26,19 @@ class _Settings(TypedDict):
 
 
 class Result(TypedDict):
-    """What voc_results.json holds, as far as it is shown."""
+    """What voc_results.json holds, as far as it is shown.
+
+    `resampled` is mAP with the test pictures drawn anew, see `VOCDetectionMetric.resampled`; null
+    where no object was drawn.
+    """
 
     result: dict[str, float | None]
     settings: _Settings
     start: _Start
+    data: dict[str, str]
     images: dict[str, int]
     saved_model: str
+    resampled: NotRequired[list[float | None]]
 
 
 def format_result(record: Result) -> str:
@@ -39,6 +54,11 @@ def format_result(record: Result) -> str:
         f"  {name:14}" + ("     -" if ap is None else f"{100 * ap:6.1f}")
         for name, ap in {**by_class, **means}.items()
     ]
+    if drawn := record.get("resampled"):
+        low, high = _interval(np.array(drawn, float))
+        lines.append(
+            f"95 % of draws of the test pictures have an 11-point mAP of {low:.1f} to {high:.1f}."
+        )
     images = record["images"]
     train, test = (images.get(settings[split]) for split in ("train_split", "test_split"))
     weights = (
@@ -51,3 +71,42 @@ def format_result(record: Result) -> str:
         f"{test} images of {settings['test_split']}; AP in percent, IoU 0.5:"
     )
     return "\n".join([head, *lines])
+
+
+def format_difference(record: Result, other_dir: pathlib.Path) -> str:
+    """How far the mAP of a fine-tuning lies above that of another, with the same test pictures.
+
+    Args:
+      record: from `finetune`.
+      other_dir: the output directory of the other, which is finished.
+
+    Raises:
+      RunError: the other cannot be read, was evaluated on other pictures, or one of them has no
+        draws of pictures.
+    """
+    path = other_dir / RESULTS
+    try:
+        other = read_json(path, Result)
+    except StoredFileError as error:
+        raise RunError(f"{path} is no result to compare with: {error}.") from error
+    ours, theirs = (r["data"].get(r["settings"]["test_split"]) for r in (record, other))
+    if ours != theirs:
+        raise RunError(f"{other_dir} was evaluated on other pictures: there is no difference.")
+    if not (record.get("resampled") and other.get("resampled")):
+        raise RunError(
+            f"this result or that of {other_dir} has no draws of test pictures: an earlier version "
+            "made it, or there is no object to find. Fine-tune again, in another --output_dir."
+        )
+    means = [100 * r["result"]["mAP"] for r in (record, other)]
+    draws = [np.array(r["resampled"], float) for r in (record, other)]
+    low, high = _interval(draws[0] - draws[1])
+    return (
+        f"11-point mAP {means[0]:.1f}, that of {other_dir} {means[1]:.1f}: a difference of "
+        f"{means[0] - means[1]:+.1f}, in 95 % of draws of the test pictures {low:+.1f} to "
+        f"{high:+.1f}. How much another seed would change it is not in that."
+    )
+
+
+def _interval(means: np.ndarray) -> np.ndarray:
+    """Between which two values, in percent, 95 % of them lie."""
+    return 100 * np.nanpercentile(means, _NINETY_FIVE)

@@ -76,6 +76,8 @@ class Settings:
       momentum: of SGD.
       weight_decay: lambda; biases have none.
       regions: drawn of each picture to train the head, a quarter of them with objects.
+      freeze_to: the last part of the network that is not fine-tuned, one of `backbones.FREEZE_TO`;
+        None for the paper's.
       seed: of fresh weights, of the order of the pictures and of all draws.
     """
 
@@ -91,6 +93,7 @@ class Settings:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     regions: int = 128
+    freeze_to: str | None = None
     seed: int = 0
 
 
@@ -156,11 +159,16 @@ def make_experiment(
       checkpoint_every_steps: how often to save.
     """
     canvas = canvas_size(settings.long_side)
-    task = DetectionTask(seed=settings.seed, run_dir=run_dir if start.init == "run" else "")
+    task = DetectionTask(
+        seed=settings.seed,
+        run_dir=run_dir if start.init == "run" else "",
+        image_size=start.image_size,
+    )
     task.losses.l2_weight_decay = settings.weight_decay
     model = task.model
     model.input_size = [canvas, canvas, 3]
     model.backbone.la_backbone.network = start.network
+    model.backbone.la_backbone.freeze_to = settings.freeze_to
     model.anchor.anchor_size = settings.anchor_size / STRIDE
     model.roi_aligner.crop_size = crop_size(start.network, start.image_size)
     model.roi_sampler.num_sampled_rois = settings.regions

@@ -11,10 +11,11 @@ from official.vision.tasks import maskrcnn
 from detection import losses
 from detection.backbones import LEVEL, NETWORKS
 from detection.config import DataConfig, DetectionTask
-from detection.initialize import take_weights
+from detection.initialize import fresh_network, take_weights
 from detection.inputs import make_dataset
 from detection.metric import VOCDetectionMetric
 from detection.model import build_detector
+from detection.records import Records
 from la_tf.runs.trained_run import open_run
 
 
@@ -31,14 +32,20 @@ class VOCDetectionTask(maskrcnn.MaskRCNNTask):
         return build_detector(config.model, config.losses.l2_weight_decay, config.seed)
 
     def initialize(self, model: tf.keras.Model) -> None:
-        """Takes the weights of the trained run, if there is one.
+        """Takes the weights of the trained run, or of a fresh network where there is none.
 
         Raises:
           BackboneError: a tensor is not accounted for.
-          RunError: the run cannot be read.
+          RunError: the run or the records cannot be read.
         """
-        if self.task_config.run_dir:
-            take_weights(model, open_run(self.task_config.run_dir).network)
+        config = self.task_config
+        if config.run_dir:
+            network = open_run(config.run_dir).network
+        else:
+            name = config.model.backbone.get().network
+            records = Records(config.train_data.input_path)
+            network = fresh_network(name, config.image_size, records)
+        take_weights(model, network)
 
     def create_optimizer(
         self, optimizer_config: optimization.OptimizationConfig, runtime_config: Any = None

@@ -14,8 +14,12 @@ from detection import output_directory
 from detection.drawing import colour_of
 from detection.export import load_detector
 from detection.finetune import Places, finetune
+from detection.metric import RESAMPLES
 from detection.records import convert
-from detection.settings import Settings, Start
+from detection.results import format_difference
+from detection.settings import Settings, Start, make_experiment
+from detection.task import VOCDetectionTask
+from la_tf.data.augment import center_view
 from la_tf.data.voc import VOC_CLASSES, VOCError
 from la_tf.errors import RunError
 
@@ -30,6 +34,7 @@ TINY = (
     "--regions=8",
     "--steps=8",
     "--drop_step=6",
+    "--learning_rate=0.01",
     "--checkpoint_every_steps=2",
 )
 OBJECT = """<object><name>{name}</name><difficult>0</difficult><truncated>0</truncated><bndbox>
@@ -111,6 +116,20 @@ def test_a_run_leaves_everything(finished):
     assert list((output_dir / "checkpoints" / "validation").glob("events.*"))
 
 
+def test_random_weights_have_the_statistics_of_the_pictures(voc_dir, tmp_path):
+    records = convert(voc_dir, "trainval", tmp_path)
+    start = Start("random", "resnet18", 224, 0, "untrained")
+    task = VOCDetectionTask(make_experiment(start, Settings(), records.pattern, "").task)
+    detector = task.build_model()
+    task.initialize(detector)
+    files = sorted((voc_dir / "JPEGImages").iterdir())[:4]  # trainval
+    views = tf.stack([center_view(file.read_bytes(), 224) for file in files])
+    conv, norm = (detector.backbone.get_layer(name) for name in ("conv1", "conv1_bn"))
+    maps = conv(views).numpy().astype(np.float64)
+    np.testing.assert_allclose(norm.moving_mean, maps.mean(axis=(0, 1, 2)), atol=1e-3)
+    np.testing.assert_allclose(norm.moving_variance, maps.var(axis=(0, 1, 2)), rtol=1e-3)
+
+
 @pytest.mark.slow
 def test_it_finds_the_classes_it_was_shown(finished):
     """Eight steps do not teach where something is, but which of the twenty classes there are."""
@@ -175,12 +194,47 @@ def test_killed_damaged_and_resumed_is_never_stopped(finished, voc_dir, tmp_path
 
 
 @pytest.mark.slow
+def test_two_results_are_compared_picture_by_picture(finished, tmp_path):
+    record = json.loads((finished[0] / "voc_results.json").read_text())
+    drawn = record["resampled"]
+    assert len(drawn) == RESAMPLES and min(drawn) <= record["result"]["mAP"] <= max(drawn)
+    # The other found as much more in each draw, however unlike the draws are.
+    better = record | {
+        "resampled": [value + 0.01 for value in drawn],
+        "result": record["result"] | {"mAP": record["result"]["mAP"] + 0.02},
+    }
+    (tmp_path / "voc_results.json").write_text(json.dumps(better))
+    said = format_difference(record, tmp_path)
+    assert "a difference of -2.0, in 95 % of draws of the test pictures -1.0 to -1.0." in said
+    others = (
+        (record | {"data": {"test": "others"}}, "was evaluated on other pictures"),
+        ({k: v for k, v in record.items() if k != "resampled"}, "has no draws of test pictures"),
+        ({}, "is no result to compare with: result is missing"),
+    )
+    for other, sentence in others:
+        (tmp_path / "voc_results.json").write_text(json.dumps(other))
+        with pytest.raises(RunError, match=sentence):
+            format_difference(record, tmp_path)
+
+
+@pytest.mark.slow
 def test_a_finished_run_shows_its_result_and_refuses_others(finished, voc_dir, run_tool):
     output_dir, first = finished
     command = (*TINY, f"--voc_dir={voc_dir}", f"--output_dir={output_dir}")
-    code, stdout, _ = run_tool("finetune_voc", *command)
-    assert code == 0 and stdout.splitlines()[-4:] == first.splitlines()[-4:]
-    more = Settings(short_side=64, long_side=96, anchor_size=16, regions=8, steps=9, drop_step=6)
+    code, stdout, _ = run_tool("finetune_voc", *command, f"--compare_to={output_dir}")
+    # The same, and the line on the comparison.
+    shown, before = (text.splitlines()[-5:] for text in (stdout, first))
+    assert code == 0 and shown[-2:] == before[-2:]
+    assert "a difference of +0.0, in 95 % of draws of the test pictures +0.0 to +0.0" in stdout
+    more = Settings(
+        short_side=64,
+        long_side=96,
+        anchor_size=16,
+        regions=8,
+        steps=9,
+        drop_step=6,
+        learning_rate=0.01,
+    )
     places = Places(
         voc_dir,
         output_dir,

@@ -134,10 +134,11 @@ def plain_ap(truth, detections, eleven_points: bool, iou=plain_iou) -> float:
 @pytest.mark.parametrize("label", [1, 2, 3, 4])
 def test_average_precision_is_that_of_the_definition(seed, eleven_points, label):
     truth, detections = made_up(seed)
-    scores, right = match_detections(*arrays(detections[label]), by_image(truth[label]))
+    images, scores, boxes = arrays(detections[label])
+    kept, right = match_detections(images, scores, boxes, by_image(truth[label]))
     wanted = sum(not difficult for _, _, difficult in truth[label])
     np.testing.assert_allclose(
-        average_precision(scores, right, wanted, eleven_points),
+        average_precision(scores[kept], right, wanted, eleven_points),
         plain_ap(truth[label], detections[label], eleven_points),
         atol=1e-6,
     )
@@ -174,12 +175,10 @@ A, B = [1, 1, 10, 10], [31, 1, 40, 10]
 
 def ap(detections, truth, eleven_points=True) -> float:
     """detections: (score, box) and truth: (box, difficult), all in one image."""
-    scores, right = match_detections(
-        *arrays([(7, *detection) for detection in detections]),
-        by_image([(7, *entry) for entry in truth]),
-    )
+    images, scores, boxes = arrays([(7, *detection) for detection in detections])
+    kept, right = match_detections(images, scores, boxes, by_image([(7, *e) for e in truth]))
     wanted = sum(not difficult for _, difficult in truth)
-    return average_precision(scores, right, wanted, eleven_points)
+    return average_precision(scores[kept], right, wanted, eleven_points)
 
 
 def test_two_objects_and_three_detections():
@@ -239,9 +238,9 @@ def test_an_overlap_of_exactly_a_half_is_enough(right, box):
 
 def test_nothing_detected_is_zero():
     none = np.zeros(0, int), np.zeros(0), np.zeros((0, 4))
-    scores, right = match_detections(*none, {7: (np.array([A]), np.array([False]))})
-    assert average_precision(scores, right, 1, True) == 0.0
-    assert average_precision(scores, right, 1, False) == 0.0
+    kept, right = match_detections(*none, {7: (np.array([A]), np.array([False]))})
+    assert average_precision(kept, right, 1, True) == 0.0
+    assert average_precision(kept, right, 1, False) == 0.0
 
 
 def test_of_equal_scores_the_first_goes_first():
@@ -372,6 +371,27 @@ def test_an_image_that_comes_again_does_not_count_again():
     for groundtruths, predictions in garden_batches(truth, detections, 12, 5, SCALES):
         metric.update_state(groundtruths, predictions)
     np.testing.assert_equal(metric.result(), once)
+
+
+def test_resampled_is_the_metric_of_the_drawn_pictures():
+    truth, detections = made_up(3)
+    resampled = fed(truth, detections, batch_size=12).resampled()
+    drawn = np.random.default_rng(0).multinomial(12, np.full(12, 1 / 12), len(resampled))
+    for draw in (0, 1, len(resampled) - 1):
+        # A picture that was drawn twice is two pictures.
+        pictures = np.repeat(np.arange(12), drawn[draw])
+        copies = [
+            {
+                label: [
+                    (i, *rest) for i, j in enumerate(pictures) for k, *rest in entries if k == j
+                ]
+                for label, entries in of_class.items()
+            }
+            for of_class in (truth, detections)
+        ]
+        means = [plain_ap(copies[0][label], copies[1][label], True) for label in truth]
+        np.testing.assert_allclose(resampled[draw], np.nanmean(means), atol=1e-6)
+    assert len(set(resampled)) > 100
 
 
 def test_reset_forgets_everything():

@@ -5,7 +5,7 @@ import tensorflow as tf
 from detection.anchors import anchor_grid
 from detection.backbones import BackboneError
 from detection.heads import FullyConnectedHead
-from detection.initialize import take_weights
+from detection.initialize import calibrate_batch_norm, take_weights
 from detection.settings import Settings, Start, crop_size, make_experiment
 from detection.task import VOCDetectionTask
 from la_tf.networks import build_network
@@ -13,15 +13,17 @@ from la_tf.networks import build_network
 CANVAS = 96
 
 
-def experiment(network, image_size=224):
-    settings = Settings(short_side=CANVAS, long_side=CANVAS, anchor_size=24, regions=8)
+def experiment(network, image_size=224, freeze_to=None):
+    settings = Settings(
+        short_side=CANVAS, long_side=CANVAS, anchor_size=24, regions=8, freeze_to=freeze_to
+    )
     config = make_experiment(Start("random", network, image_size, 0, "untrained"), settings, "", "")
     config.task.model.roi_generator.num_proposals = 50
     return config
 
 
-def build(network):
-    return VOCDetectionTask(experiment(network).task).build_model()
+def build(network, freeze_to=None):
+    return VOCDetectionTask(experiment(network, freeze_to=freeze_to).task).build_model()
 
 
 @pytest.fixture(scope="module")
@@ -152,15 +154,21 @@ def one_step(network, detector):
     ]
 
 
-@pytest.mark.parametrize("network", ["alexnet", "resnet18"])
-def test_a_step_moves_what_is_fine_tuned_and_nothing_else(network):
-    detector = build(network)
-    frozen = ("conv1", "conv2", "conv3", "conv4") if network == "resnet18" else ()
+@pytest.mark.parametrize(
+    ("network", "freeze_to", "frozen"),
+    [
+        ("alexnet", None, ()),
+        ("alexnet", "conv3", ("conv1", "conv2", "conv3")),
+        ("resnet18", None, ("conv1", "conv2", "conv3", "conv4")),
+        ("resnet18", "conv2", ("conv1", "conv2")),
+    ],
+)
+def test_a_step_moves_what_is_fine_tuned_and_nothing_else(network, freeze_to, frozen):
+    detector = build(network, freeze_to)
     norms = ("gamma", "beta", "moving_mean", "moving_variance")
     moved = []
     for name, before, after in one_step(network, detector):
-        fixed = name.startswith(frozen) if frozen else False
-        if fixed or name.rpartition("/")[2].startswith(norms):
+        if name.startswith(frozen) or name.rpartition("/")[2].startswith(norms):
             np.testing.assert_array_equal(before, after, err_msg=name)
         else:
             assert (before != after).any(), name
@@ -219,6 +227,34 @@ def test_frozen_batch_norm_is_a_scale_and_an_offset_in_training_too(resnet18):
         expected = gamma * (x - mean) / np.sqrt(variance + norm.epsilon) + beta
         np.testing.assert_allclose(norm(x, training=True), expected, rtol=1e-4, atol=1e-4)
         np.testing.assert_array_equal(norm.moving_mean, mean)
+
+
+def test_what_is_the_head_cannot_be_frozen():
+    with pytest.raises(BackboneError, match=r"conv5 of resnet18 is the detector's head, .*conv4"):
+        build("resnet18", "conv5")
+
+
+def test_calibrated_statistics_are_the_mean_of_the_batches():
+    network = build_network("smallnet", 16)
+    backbone = network.get_layer("backbone")
+    batches = np.random.default_rng(0).normal(size=(3, 8, 16, 16, 3)).astype(np.float32)
+    calibrate_batch_norm(network, batches)
+    maps = np.stack([backbone.get_layer("conv1")(images) for images in batches])
+    norm = backbone.get_layer("conv1_bn")
+    np.testing.assert_allclose(norm.moving_mean, maps.mean(axis=(1, 2, 3)).mean(axis=0), atol=1e-5)
+    variances = maps.var(axis=(1, 2, 3), ddof=1)
+    np.testing.assert_allclose(norm.moving_variance, variances.mean(axis=0), rtol=1e-4)
+
+
+def test_one_calibrated_batch_gives_what_training_computes():
+    """So deeper layers were calibrated behind calibrated ones."""
+    network = build_network("smallnet", 16)
+    images = np.random.default_rng(0).normal(size=(16, 16, 16, 3)).astype(np.float32)
+    before = network(images, training=False)
+    calibrate_batch_norm(network, [images])
+    expected = network(images, training=True)
+    np.testing.assert_allclose(network(images, training=False), expected, atol=1e-2)
+    assert not np.allclose(before, expected, atol=1e-2)
 
 
 def test_vgg16_keeps_its_first_two_blocks():

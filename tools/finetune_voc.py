@@ -20,6 +20,7 @@ from la_tf.runs.description import read_description
 _MAX_SIDE = 4096  # pixels
 _MAX_STEPS = 2**31 - 1
 _NETWORKS = ("alexnet", "vgg16", "resnet18", "resnet50")
+_FREEZE_TO = ("none", "conv1", "conv2", "conv3", "conv4", "conv5")
 _SUFFIX = {"run": "", "random": "-random"}  # of the default output directory
 
 flags.DEFINE_string("voc_dir", None, "The folder of one year of VOC.", required=True)
@@ -32,6 +33,11 @@ _NETWORK = flags.DEFINE_enum(
     None,
     _NETWORKS,
     "For --init=random without --run_dir: the architecture, as for images of 224 pixels.",
+)
+_COMPARE_TO = flags.DEFINE_string(
+    "compare_to",
+    None,
+    "The --output_dir of another, finished fine-tuning: also print the difference in mAP.",
 )
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Gets everything; default RUN/voc07, or RUN/voc07-random."
@@ -86,6 +92,13 @@ flags.DEFINE_integer(
     lower_bound=1,
     upper_bound=2000,  # as many are proposed
 )
+flags.DEFINE_enum(
+    "freeze_to",
+    None,
+    _FREEZE_TO,
+    "The last part of the network that is not fine-tuned; default the paper's: none of AlexNet, "
+    "conv2 of VGG16, conv4 of the ResNets.",
+)
 config_flags.define_option("seed", 0, "Of fresh weights, of the pictures' order and of all draws.")
 flags.DEFINE_integer(
     "checkpoint_every_steps",
@@ -115,7 +128,7 @@ def main() -> None:
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from detection.backbones import BackboneError
     from detection.finetune import Places, finetune
-    from detection.results import format_result
+    from detection.results import format_difference, format_result
     from detection.settings import Settings
 
     output_dir = _output_dir()
@@ -132,7 +145,9 @@ def main() -> None:
     )
     with command_line.failures_explained(BackboneError):
         record = finetune(settings, places)
-    print("\n" + format_result(record))
+        print("\n" + format_result(record))
+        if _COMPARE_TO.value is not None:
+            print("\n" + format_difference(record, pathlib.Path(_COMPARE_TO.value).expanduser()))
     print(f"\nresults:    {output_dir}")
     print(f"SavedModel: {record['saved_model']}")
 
