@@ -101,6 +101,25 @@ def test_an_output_that_cannot_be_written_is_one_sentence():
         assert run("tools/compare.py", stderr=full)[0] == 1
 
 
+# Ends without what Python does at a normal end, such as to write what is still in its buffers.
+TORN = """
+import os, sys
+sys.path.insert(0, "tools")
+import command_line
+
+def main():
+    print("a line")
+    os._exit(0)
+
+command_line.run(main)
+"""
+
+
+def test_a_line_is_written_at_once():
+    """A log file is read while the run goes on."""
+    assert run("-c", TORN) == (0, "a line\n", "")
+
+
 @pytest.mark.parametrize("closed", [1, 2])
 def test_a_tool_runs_without_an_output(closed):
     code, *outputs = run(

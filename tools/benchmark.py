@@ -100,7 +100,7 @@ def _measure(part: str) -> list:
     unit = {"input": "images", "train": "images", "scaling": "images", "serve": "embeddings"}
     print(f"\n{part}")
     for rows in tables:
-        print("\n".join(timing.table(rows, unit.get(part, ""))), flush=True)
+        print("\n".join(timing.table(rows, unit.get(part, ""))))
     return [row for rows in tables for row in rows]
 
 

@@ -79,7 +79,10 @@ class _Output(io.FileIO):
 
 
 def _replace_outputs() -> None:
-    """From then on, characters that the terminal's encoding lacks are printed as escapes, too."""
+    """From then on, characters that the terminal's encoding lacks are printed as escapes, too.
+
+    Lines are written at once, for the file that a long run prints into is read while it goes on.
+    """
     for number, name in ((1, "stdout"), (2, "stderr")):
         if (stream := getattr(sys, name)) is None:  # closed by the caller, as by `>&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
@@ -89,7 +92,7 @@ def _replace_outputs() -> None:
             io.BufferedWriter(_Output(number, "w", closefd=False)),
             encoding=stream.encoding,
             errors="backslashreplace",
-            line_buffering=stream.line_buffering,
+            line_buffering=True,
             write_through=stream.write_through,
         )
         setattr(sys, name, replaced)

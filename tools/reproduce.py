@@ -72,7 +72,7 @@ def _reproduce(seeds: list[int]) -> None:
     for number, job in enumerate(left, 1):
         remaining = sum(other.epochs for other in left[number - 1 :])
         time_left = f", {remaining * seconds / epochs / 60:.0f} minutes" if epochs else ""
-        print(f"[{number} of {len(left)}{time_left} left] {job.command}", flush=True)
+        print(f"[{number} of {len(left)}{time_left} left] {job.command}")
         if _DRY_RUN.value:
             continue
         started = time.monotonic()

@@ -105,7 +105,7 @@ def _search() -> None:
         f"{size} pictures, {gallery.num_new} of them embedded now; the embeddings are kept in "
         f"{printable(str(gallery.cache))}"
     )
-    print(f"{printable(_OUTPUT.value)} written. {limits}".rstrip(), flush=True)
+    print(f"{printable(_OUTPUT.value)} written. {limits}".rstrip())
 
 
 def _print_matches(results: list, folder: str) -> None:

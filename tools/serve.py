@@ -113,7 +113,7 @@ def _serve() -> None:
     def ready(url: str) -> None:
         call = f"{url}/v1/models/{name}:predict"
         print(f"serving {_EXPORT_DIR.value} at {call}; Ctrl-C ends it. Try:")
-        print(f'  echo "{body}" | curl -s -d @- {call}', flush=True)
+        print(f'  echo "{body}" | curl -s -d @- {call}')
 
     serve(Api(model, name, limits), _HOST.value, _PORT.value, ready)
 

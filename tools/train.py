@@ -35,7 +35,7 @@ def main() -> None:
         config = config_flags.config_from_flags()
         result = train(config)
     except Interrupted as stop:
-        print(f"{stop}: saved. The same command goes on from there.", flush=True)
+        print(f"{stop}: saved. The same command goes on from there.")
         # Threads of the input pipeline may still be at work; nothing is left for them to do.
         os._exit(128 + stop.signum)
     if result.rows:
