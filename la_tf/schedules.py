@@ -11,23 +11,28 @@ DROP = 0.1  # factor of every drop, section 4.1
 MAX_PLATEAU_DROPS = 2  # "two learning rate drops", section 4.1
 
 
-LEVEL_EPOCHS = 5  # of the two means that `levelled_off` compares
-LEVEL_FALL = 0.05  # a percent an epoch
+LEVEL_EPOCHS = 5  # at least, of each of the two means that `levelled_off` compares
+LEVEL_SHARE = 1 / 12  # of the epochs that are planned
+LEVEL_FALL = 0.05
 
 
-def levelled_off(losses: Sequence[float]) -> bool:
-    """Whether a loss has all but stopped falling.
+def levelled_off(losses: Sequence[float], planned: int) -> bool:
+    """Whether the loss of a warm start has all but stopped falling.
 
-    The paper does not say how it saw that instance recognition had: here, the mean of the last five
-    epochs is less than five percent below that of the five before.
+    The paper does not say how it saw that instance recognition had. Here, the mean of the last
+    epochs is less than five percent below that of as many before: of a twelfth of the warm start,
+    or five. Few images have short epochs and many of them, and the loss of five short ones is level
+    at any time.
 
     Args:
       losses: the mean of each epoch so far.
+      planned: how many epochs of instance recognition there are to be at most.
     """
-    if len(losses) < 2 * LEVEL_EPOCHS:
+    count = max(LEVEL_EPOCHS, round(LEVEL_SHARE * planned))
+    if len(losses) < 2 * count:
         return False
-    before = np.mean(losses[-2 * LEVEL_EPOCHS : -LEVEL_EPOCHS])
-    return bool(np.mean(losses[-LEVEL_EPOCHS:]) > (1 - LEVEL_FALL) * before)
+    before = np.mean(losses[-2 * count : -count])
+    return bool(np.mean(losses[-count:]) > (1 - LEVEL_FALL) * before)
 
 
 def learning_rate(

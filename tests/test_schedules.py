@@ -20,13 +20,22 @@ def test_without_drops_the_rate_is_a_number():
 
 def test_a_loss_has_levelled_off_when_ten_epochs_show_it():
     falling = [10 - 0.5 * epoch for epoch in range(10)]
-    assert not any(levelled_off(falling[:count]) for count in range(11))
-    assert not levelled_off([4.0] * 9)
-    assert levelled_off([4.0] * 10)
+    assert not any(levelled_off(falling[:count], 60) for count in range(11))
+    assert not levelled_off([4.0] * 9, 60)
+    assert levelled_off([4.0] * 10, 60)
     # Five epochs at 96 % of the five before are level, at 94 % they are not.
-    assert levelled_off([9.0, *[4.0] * 5, *[3.84] * 5])
-    assert not levelled_off([9.0, *[4.0] * 5, *[3.76] * 5])
-    assert levelled_off([4.0] * 5 + [5.0] * 5)
+    assert levelled_off([9.0, *[4.0] * 5, *[3.84] * 5], 60)
+    assert not levelled_off([9.0, *[4.0] * 5, *[3.76] * 5], 60)
+    assert levelled_off([4.0] * 5 + [5.0] * 5, 60)
+
+
+def test_a_warm_start_of_many_short_epochs_takes_more_of_them():
+    """A loss that falls by a percent an epoch is not level, though it is so over five."""
+    losses = [5 * 0.99**epoch for epoch in range(240)]
+    assert levelled_off(losses[:10], 60)
+    assert not any(levelled_off(losses[:count], 240) for count in range(len(losses)))
+    assert not levelled_off([4.0] * 39, 240)
+    assert levelled_off([4.0] * 40, 240)
 
 
 @pytest.fixture

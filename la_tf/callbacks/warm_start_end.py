@@ -30,7 +30,8 @@ class WarmStartEnd(StepCallback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Ends the warm start if its loss has levelled off."""
-        if self.step < self.model.warm_start_steps and levelled_off(self._losses()):
+        planned = self.model.warm_start_steps
+        if self.step < planned and levelled_off(self._losses(), planned // self.steps_per_epoch):
             self.model.end_warm_start(self.step)
             self.log.write(WARM_START_END, self.step, self.epoch)
 
