@@ -5,6 +5,7 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
+from detection.metric import RESAMPLES
 from detection.output_directory import RESULTS
 from la_tf.errors import RunError
 from la_tf.stored import StoredFileError, read_json
@@ -73,38 +74,53 @@ def format_result(record: Result) -> str:
     return "\n".join([head, *lines])
 
 
-def format_difference(record: Result, other_dir: pathlib.Path) -> str:
-    """How far the mAP of a fine-tuning lies above that of another, with the same test pictures.
-
-    Args:
-      record: from `finetune`.
-      other_dir: the output directory of the other, which is finished.
+def read_other(output_dir: pathlib.Path) -> Result:
+    """The result of another fine-tuning, to compare with.
 
     Raises:
-      RunError: the other cannot be read, was evaluated on other pictures, or one of them has no
-        draws of pictures.
+      RunError: there is none, or it has no draws of test pictures.
     """
-    path = other_dir / RESULTS
+    path = output_dir / RESULTS
     try:
         other = read_json(path, Result)
     except StoredFileError as error:
         raise RunError(f"{path} is no result to compare with: {error}.") from error
+    _draws(other, str(path))
+    return other
+
+
+def format_difference(record: Result, other: Result, name: str) -> str:
+    """How far the mAP of a fine-tuning lies above that of another, with the same test pictures.
+
+    Args:
+      record: from `finetune`.
+      other: from `read_other`.
+      name: of the other, for people.
+
+    Raises:
+      RunError: they were evaluated on different pictures, or one has no draws of them.
+    """
     ours, theirs = (r["data"].get(r["settings"]["test_split"]) for r in (record, other))
     if ours != theirs:
-        raise RunError(f"{other_dir} was evaluated on other pictures: there is no difference.")
-    if not (record.get("resampled") and other.get("resampled")):
-        raise RunError(
-            f"this result or that of {other_dir} has no draws of test pictures: an earlier version "
-            "made it, or there is no object to find. Fine-tune again, in another --output_dir."
-        )
+        raise RunError(f"{name} was evaluated on other pictures: there is no difference in mAP.")
+    low, high = _interval(_draws(record, "this result") - _draws(other, name))
     means = [100 * r["result"]["mAP"] for r in (record, other)]
-    draws = [np.array(r["resampled"], float) for r in (record, other)]
-    low, high = _interval(draws[0] - draws[1])
     return (
-        f"11-point mAP {means[0]:.1f}, that of {other_dir} {means[1]:.1f}: a difference of "
+        f"11-point mAP {means[0]:.1f}, that of {name} {means[1]:.1f}: a difference of "
         f"{means[0] - means[1]:+.1f}, in 95 % of draws of the test pictures {low:+.1f} to "
         f"{high:+.1f}. How much another seed would change it is not in that."
     )
+
+
+def _draws(record: Result, name: str) -> np.ndarray:
+    """mAP of each draw; nan where no object was drawn."""
+    drawn = record.get("resampled", [])
+    if record["result"].get("mAP") is None or len(drawn) != RESAMPLES:
+        raise RunError(
+            f"{name} has no draws of test pictures: an earlier version made it, or there was no "
+            "object to find. Fine-tune again, in another --output_dir."
+        )
+    return np.array(drawn, float)
 
 
 def _interval(means: np.ndarray) -> np.ndarray:

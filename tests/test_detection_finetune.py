@@ -16,7 +16,7 @@ from detection.export import load_detector
 from detection.finetune import Places, finetune
 from detection.metric import RESAMPLES
 from detection.records import convert
-from detection.results import format_difference
+from detection.results import format_difference, read_other
 from detection.settings import Settings, Start, make_experiment
 from detection.task import VOCDetectionTask
 from la_tf.data.augment import center_view
@@ -204,17 +204,25 @@ def test_two_results_are_compared_picture_by_picture(finished, tmp_path):
         "result": record["result"] | {"mAP": record["result"]["mAP"] + 0.02},
     }
     (tmp_path / "voc_results.json").write_text(json.dumps(better))
-    said = format_difference(record, tmp_path)
+    said = format_difference(record, read_other(tmp_path), "the other")
     assert "a difference of -2.0, in 95 % of draws of the test pictures -1.0 to -1.0." in said
-    others = (
-        (record | {"data": {"test": "others"}}, "was evaluated on other pictures"),
-        ({k: v for k, v in record.items() if k != "resampled"}, "has no draws of test pictures"),
-        ({}, "is no result to compare with: result is missing"),
-    )
-    for other, sentence in others:
-        (tmp_path / "voc_results.json").write_text(json.dumps(other))
-        with pytest.raises(RunError, match=sentence):
-            format_difference(record, tmp_path)
+    with pytest.raises(RunError, match="the other was evaluated on other pictures"):
+        format_difference(record, record | {"data": {"test": "others"}}, "the other")
+
+
+def test_what_cannot_be_compared_with_is_refused_before_anything_is_done(tmp_path, run_tool):
+    earlier = {
+        **{"result": {"mAP": 0.5}, "data": {"test": "0"}, "images": {"test": 2}},
+        "settings": {"steps": 8, "train_split": "trainval", "test_split": "test"},
+        "start": {"init": "random", "network": "resnet18", "objective": "IR", "run_step": 0},
+        "saved_model": "export/1",
+    }
+    for stored, sentence in ((earlier, "has no draws of test pictures"), ({}, "is missing")):
+        (tmp_path / "voc_results.json").write_text(json.dumps(stored))
+        code, _, stderr = run_tool(
+            "finetune_voc", *TINY, f"--compare_to={tmp_path}", f"--voc_dir={tmp_path / 'none'}"
+        )
+        assert (code, len(stderr.splitlines())) == (1, 1) and sentence in stderr
 
 
 @pytest.mark.slow

@@ -128,7 +128,7 @@ def main() -> None:
     # TensorFlow takes seconds to import: only once the flags are known to be right.
     from detection.backbones import BackboneError
     from detection.finetune import Places, finetune
-    from detection.results import format_difference, format_result
+    from detection.results import format_difference, format_result, read_other
     from detection.settings import Settings
 
     output_dir = _output_dir()
@@ -144,10 +144,11 @@ def main() -> None:
         for kind in (Places, Settings)
     )
     with command_line.failures_explained(BackboneError):
+        other = _COMPARE_TO.value and read_other(pathlib.Path(_COMPARE_TO.value).expanduser())
         record = finetune(settings, places)
         print("\n" + format_result(record))
-        if _COMPARE_TO.value is not None:
-            print("\n" + format_difference(record, pathlib.Path(_COMPARE_TO.value).expanduser()))
+        if other:
+            print("\n" + format_difference(record, other, _COMPARE_TO.value))
     print(f"\nresults:    {output_dir}")
     print(f"SavedModel: {record['saved_model']}")
 
