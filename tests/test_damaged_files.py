@@ -360,8 +360,10 @@ def test_the_files_of_a_fine_tuning(tmp_path):
         "result": {"mAP": 0.5, "mAP_area": None, "AP/cat": 0.25},
         "start": {"init": "run", "network": "alexnet", "objective": "LA", "run_step": 20},
         "settings": {"steps": 8, "train_split": "trainval", "test_split": "test"},
+        "data": {"trainval": "4 pictures", "test": "2 pictures"},
         "images": {"trainval": 4, "test": 2},
         "saved_model": "export/1",
+        "resampled": [0.5, None, 0.75],
     }
     results.write_text(json.dumps(result))
     contents = damaged(settings.read_bytes())
