@@ -168,6 +168,7 @@ def test_a_folder_of_photographs(export, detect, pixels, tmp_path, run_tool):
     (folder / "plain.png").write_bytes(encoded(pixels))
     (folder / "damaged.jpg").write_bytes(encoded(pixels)[:200])
     (folder / "notes.txt").write_text("no picture")
+    (folder / "new.WEBP").write_bytes(b"RIFF")
     code, stdout, stderr = run_tool(
         "detect", f"--export_dir={export}", f"--image={folder}", "--min_score=0"
     )
@@ -177,8 +178,9 @@ def test_a_folder_of_photographs(export, detect, pixels, tmp_path, run_tool):
     with Image.open(drawings / "held.JPG.png") as drawing:
         assert drawing.size == (HEIGHT * 3, WIDTH * 3)  # upright, and enlarged for the labels
     found = detect(open_upright(folder / "held.JPG")[1])["boxes"][0]
-    first = stdout.splitlines()[0].split("tvmonitor")[1]
-    assert first.split() == ", ".join(f"{side:.0f}" for side in found).split()
+    left_out, first = stdout.splitlines()[:2]
+    assert left_out == f"not read in {folder}: 1 .webp; convert them to JPEG or PNG."
+    assert first.split("tvmonitor")[1].split() == ", ".join(f"{side:.0f}" for side in found).split()
 
 
 @pytest.mark.slow
@@ -220,7 +222,7 @@ def test_boxes_are_drawn_into_a_picture_and_nothing_else(
     (box,) = detect(encoded(pixels))["boxes"][:1]
     assert stdout.splitlines() == [
         f"0.09  tvmonitor     {', '.join(f'{side:.0f}' for side in box)}",
-        f"1 objects with a score of at least 0.089: {output}",
+        f"1 object with a score of at least 0.089: {output}",
     ]
     before = pixels.repeat(3, axis=0).repeat(3, axis=1)  # up to 256 pixels at least
     with Image.open(output) as drawing:

@@ -3,6 +3,7 @@
 python tools/detect.py --export_dir=RUN/voc07/export --image=FILE_OR_FOLDER --output=FILE_OR_FOLDER
 """
 
+import collections
 import math
 import pathlib
 import sys
@@ -59,9 +60,13 @@ def main() -> None:
 
 def _drawings(folder: pathlib.Path, output: pathlib.Path) -> dict[pathlib.Path, pathlib.Path]:
     """The pictures of a folder, and where the drawing of each goes."""
-    from la_tf.data.folder import EXTENSIONS
+    from la_tf.data.folder import EXTENSIONS, not_read
 
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+    files = sorted(folder.iterdir())
+    paths = [path for path in files if path.suffix.lower() in EXTENSIONS]
+    extensions = collections.Counter(path.suffix.lower() for path in files)
+    if left_out := not_read(str(folder), extensions):
+        print(left_out)
     if not paths:
         command_line.fail(f"{folder} holds no picture ({' '.join(EXTENSIONS)} were looked for).")
     try:
@@ -91,7 +96,8 @@ def _show_objects(detect, path: pathlib.Path, output: pathlib.Path) -> None:
     for box, label, score in zip(boxes, classes, scores, strict=True):
         place = ", ".join(f"{side:.0f}" for side in box)
         print(f"{score:.2f}  {VOC_CLASSES[label - 1]:12}  {place}")
-    print(f"{len(boxes)} objects with a score of at least {_MIN_SCORE.value:g}: {output}")
+    objects = "1 object" if len(boxes) == 1 else f"{len(boxes)} objects"
+    print(f"{objects} with a score of at least {_MIN_SCORE.value:g}: {output}")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class FolderSource(Source):
             labels = np.array([number[name] for name in classes], np.int32)
             names = tuple(_text(name) for name in distinct)
         super().__init__(folder, len(paths), labels, names)
-        self.not_read = _not_read(folder, others)
+        self.not_read = not_read(folder, others)
         root = os.fsencode(folder)
         self._paths = [os.path.join(root, path) for path in paths]
         self._path_tensor = tf.constant(self._paths)
@@ -110,8 +110,14 @@ def _text(path: bytes) -> str:
     return path.decode("utf-8", errors="replace")
 
 
-def _not_read(folder: str, others: collections.Counter) -> str:
-    """A sentence on pictures that are left out; empty if there are none."""
+def not_read(folder: str, others: collections.Counter) -> str:
+    """A sentence on pictures that are left out; empty if there are none.
+
+    Args:
+      folder: where they are.
+      others: how many files there are by extension, such as '.webp'; '.jpg' and the like do not
+        matter.
+    """
     found = [
         f"{n} {extension}" for extension, n in others.most_common() if extension in _OTHER_PICTURES
     ]
