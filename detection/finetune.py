@@ -18,7 +18,7 @@ from detection.backbones import frozen_layers
 from detection.drawing import draw_boxes
 from detection.export import detect_above, export_detector, load_detector
 from detection.records import INDEX, Index, Records, VOCRecords, annotated, convert
-from detection.results import Result
+from detection.results import Result, require_same_pictures
 from detection.settings import Settings, make_experiment, open_start, require_valid
 from detection.task import VOCDetectionTask
 from la_tf.config import DataConfig, NumericsConfig, RunConfig
@@ -32,9 +32,9 @@ from la_tf.runs.health import TrainingDiverged
 _NUM_PICTURES = 8
 _MIN_SCORE = 0.5  # of the boxes drawn into them
 _GAP = 8  # pixels between what was found and what is annotated
-# Raise it when a step computes something else from the same settings: what was begun before is then
-# not resumed.
-_METHOD = 3
+# Of each way to start: raise it when a step computes something else from the same settings. What
+# was begun before is then not resumed.
+_METHOD = {"run": 2, "random": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,10 @@ class Places:
 
 
 def finetune(
-    settings: Settings, places: Places, say: Callable[[str], None] = print
+    settings: Settings,
+    places: Places,
+    say: Callable[[str], None] = print,
+    compare_to: Result | None = None,
 ) -> dict[str, Any]:
     """Fine-tunes a detector, or goes on with it, or returns the result of one that is finished.
 
@@ -82,6 +85,7 @@ def finetune(
       settings: what the result depends on.
       places: where everything is, and how the work is done.
       say: takes a sentence for people.
+      compare_to: from `read_other`; refused before any training where its test pictures are others.
 
     Returns:
       What voc_results.json holds: mAP, mAP_area and AP/<class> in 0..1 under 'result', None
@@ -93,7 +97,8 @@ def finetune(
       ConfigError: more devices than there are.
       ExportError: the SavedModel cannot be written.
       RunError: the output directory holds something else, is in use or full, or its newest
-        checkpoint is damaged; the run is gone; a shard of the records is cut short.
+        checkpoint is damaged; the run is gone; a shard of the records is cut short; `compare_to`
+        has other test pictures.
       TrainingDiverged: the loss is not finite.
       VOCError: the data cannot be used.
     """
@@ -111,7 +116,7 @@ def finetune(
     with output_directory.locked(path):
         finished = (path / output_directory.RESULTS).exists()
         if not finished:
-            description["code"] = {"the version of the detector": _METHOD}
+            description["code"] = {"the version of the detector": _METHOD[start.init]}
         # Checked before the records are written, and again with what they hold.
         output_directory.claim(path, description)
         records = {
@@ -127,6 +132,9 @@ def finetune(
         }
         description["data"] = {split: _identity(found) for split, found in records.items()}
         output_directory.claim(path, description)
+        images = {split: found.num_images for split, found in records.items()}
+        if compare_to:
+            require_same_pictures(description | {"images": images}, compare_to)
         if finished:
             say(f"{path} is finished.")
             return read_file(path / output_directory.RESULTS, Result, output_directory.OPTION)
@@ -150,7 +158,7 @@ def finetune(
         record = description | {
             "result": result,
             "resampled": [None if math.isnan(value) else value for value in drawn],
-            "images": {split: found.num_images for split, found in records.items()},
+            "images": images,
             "left out": [problem for found in records.values() for problem in found.problems],
             "seconds of the last start": round(time.time() - started, 1),
             "environment": runtime.environment(),

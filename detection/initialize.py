@@ -53,8 +53,10 @@ def fresh_network(name: str, image_size: int, records: Records) -> tf.keras.Mode
         example = tf.io.parse_single_example(records.load(index), feature)
         return center_view(example["image/encoded"], image_size)
 
-    indices = tf.data.Dataset.range(min(_PICTURES, len(records)))
-    calibrate_batch_norm(network, indices.map(view).batch(_BATCH_SIZE))
+    views = tf.data.Dataset.range(min(_PICTURES, len(records))).map(view)
+    # A batch of a few pictures would count as much as a whole one.
+    whole = len(records) >= _BATCH_SIZE
+    calibrate_batch_norm(network, views.batch(_BATCH_SIZE, drop_remainder=whole))
     return network
 
 

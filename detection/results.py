@@ -1,7 +1,8 @@
 """The result of a fine-tuning for people, and the difference of two."""
 
 import pathlib
-from typing import NotRequired, TypedDict
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -89,6 +90,28 @@ def read_other(output_dir: pathlib.Path) -> Result:
     return other
 
 
+def require_same_pictures(record: Mapping[str, Any], other: Result) -> None:
+    """Refuses what has no difference in mAP.
+
+    Args:
+      record: `settings`, `data` and `images` of a result.
+      other: from `read_other`.
+
+    Raises:
+      RunError: they have different test pictures.
+    """
+    # `data` names the pictures of the split, of which some may have been left out.
+    ours, theirs = (
+        [r[part].get(r["settings"]["test_split"]) for part in ("data", "images")]
+        for r in (record, other)
+    )
+    if ours != theirs:
+        raise RunError(
+            "the fine-tuning to compare with was evaluated on other pictures: there is no "
+            "difference in mAP. Leave out --compare_to, or give the same pictures."
+        )
+
+
 def format_difference(record: Result, other: Result, name: str) -> str:
     """How far the mAP of a fine-tuning lies above that of another, with the same test pictures.
 
@@ -100,9 +123,7 @@ def format_difference(record: Result, other: Result, name: str) -> str:
     Raises:
       RunError: they were evaluated on different pictures, or one has no draws of them.
     """
-    ours, theirs = (r["data"].get(r["settings"]["test_split"]) for r in (record, other))
-    if ours != theirs:
-        raise RunError(f"{name} was evaluated on other pictures: there is no difference in mAP.")
+    require_same_pictures(record, other)
     low, high = _interval(_draws(record, "this result") - _draws(other, name))
     means = [100 * r["result"]["mAP"] for r in (record, other)]
     return (

@@ -169,6 +169,8 @@ def test_a_folder_of_photographs(export, detect, pixels, tmp_path, run_tool):
     (folder / "damaged.jpg").write_bytes(encoded(pixels)[:200])
     (folder / "notes.txt").write_text("no picture")
     (folder / "new.WEBP").write_bytes(b"RIFF")
+    (folder / "._held.JPG").write_bytes(b"what macOS puts beside a file")
+    (folder / "old.tif").mkdir()
     code, stdout, stderr = run_tool(
         "detect", f"--export_dir={export}", f"--image={folder}", "--min_score=0"
     )

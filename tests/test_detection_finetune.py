@@ -206,8 +206,24 @@ def test_two_results_are_compared_picture_by_picture(finished, tmp_path):
     (tmp_path / "voc_results.json").write_text(json.dumps(better))
     said = format_difference(record, read_other(tmp_path), "the other")
     assert "a difference of -2.0, in 95 % of draws of the test pictures -1.0 to -1.0." in said
-    with pytest.raises(RunError, match="the other was evaluated on other pictures"):
-        format_difference(record, record | {"data": {"test": "others"}}, "the other")
+    # Other pictures, and the same of which one was left out.
+    for unlike in ({"data": {"test": "others"}}, {"images": {"test": 1}}):
+        with pytest.raises(RunError, match="was evaluated on other pictures"):
+            format_difference(record, record | unlike, "the other")
+
+
+@pytest.mark.slow
+def test_a_comparison_with_other_pictures_is_refused_before_training(
+    finished, voc_dir, tmp_path, run_tool
+):
+    record = json.loads((finished[0] / "voc_results.json").read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "voc_results.json").write_text(json.dumps(record | {"data": {"test": "others"}}))
+    flags = (f"--voc_dir={voc_dir}", f"--output_dir={tmp_path / 'out'}", f"--compare_to={other}")
+    code, _, stderr = run_tool("finetune_voc", *TINY, *flags)
+    assert (code, len(stderr.splitlines())) == (1, 1) and "on other pictures" in stderr
+    assert not (tmp_path / "out" / "checkpoints").exists()
 
 
 def test_what_cannot_be_compared_with_is_refused_before_anything_is_done(tmp_path, run_tool):
@@ -230,9 +246,9 @@ def test_a_finished_run_shows_its_result_and_refuses_others(finished, voc_dir, r
     output_dir, first = finished
     command = (*TINY, f"--voc_dir={voc_dir}", f"--output_dir={output_dir}")
     code, stdout, _ = run_tool("finetune_voc", *command, f"--compare_to={output_dir}")
-    # The same, and the line on the comparison.
-    shown, before = (text.splitlines()[-5:] for text in (stdout, first))
-    assert code == 0 and shown[-2:] == before[-2:]
+    # The whole table and where everything is, as at first; then the comparison.
+    shown = first[first.index("resnet18 from random weights") :].strip()
+    assert code == 0 and len(shown.splitlines()) > 25 and shown in stdout
     assert "a difference of +0.0, in 95 % of draws of the test pictures +0.0 to +0.0" in stdout
     more = Settings(
         short_side=64,

@@ -1,11 +1,13 @@
 import dataclasses
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
+from detection.backbones import FREEZE_TO, NETWORKS
 from detection.settings import Settings, Start, make_experiment, require_valid
 from la_tf.errors import RunError
 
@@ -96,3 +98,12 @@ def test_model_garden_takes_the_experiment():
 def test_settings_that_exclude_each_other_are_refused(settings, replicas, sentence):
     with pytest.raises(RunError, match=sentence):
         require_valid(settings, replicas)
+
+
+def test_the_tool_offers_what_there_is(run_tool):
+    """It lists them itself, since it is not to import TensorFlow for `--help`."""
+    _, stdout, _ = run_tool("finetune_voc", "--help")
+    offered = {
+        choices.replace("\n", "").replace(" ", "") for choices in re.findall("<([^>]+)>", stdout)
+    }
+    assert {"|".join(FREEZE_TO), "|".join(NETWORKS)} <= offered

@@ -145,12 +145,12 @@ def main() -> None:
     )
     with command_line.failures_explained(BackboneError):
         other = _COMPARE_TO.value and read_other(pathlib.Path(_COMPARE_TO.value).expanduser())
-        record = finetune(settings, places)
+        record = finetune(settings, places, compare_to=other)
         print("\n" + format_result(record))
+        print(f"\nresults:    {output_dir}")
+        print(f"SavedModel: {record['saved_model']}")
         if other:
             print("\n" + format_difference(record, other, _COMPARE_TO.value))
-    print(f"\nresults:    {output_dir}")
-    print(f"SavedModel: {record['saved_model']}")
 
 
 def _refuse_other_networks() -> None:
