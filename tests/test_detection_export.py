@@ -255,6 +255,11 @@ def test_what_is_no_picture_is_one_sentence(export, detect, pixels, tmp_path, ru
     text.write_text("no picture")
     code, _, stderr = run_tool("detect", f"--export_dir={export}", f"--image={text}")
     assert (code, len(stderr.splitlines())) == (1, 1) and f"{text} cannot be read" in stderr
+    folder = tmp_path / "links"
+    folder.mkdir()
+    (folder / "gone.jpg").symlink_to("nowhere")
+    code, _, stderr = run_tool("detect", f"--export_dir={export}", f"--image={folder}")
+    assert (code, len(stderr.splitlines())) == (1, 1) and "gone.jpg cannot be read" in stderr
     with pytest.raises(ValueError, match="no whole JPEG or PNG"):
         detect_above(detect, encoded(pixels)[:-500], 0.5)
 

@@ -62,7 +62,7 @@ def _drawings(folder: pathlib.Path, output: pathlib.Path) -> dict[pathlib.Path, 
     """The pictures of a folder, and where the drawing of each goes."""
     from la_tf.data.folder import EXTENSIONS, not_read
 
-    files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
+    files = sorted(f for f in folder.iterdir() if not f.is_dir() and not f.name.startswith("."))
     paths = [path for path in files if path.suffix.lower() in EXTENSIONS]
     extensions = collections.Counter(path.suffix.lower() for path in files)
     if left_out := not_read(str(folder), extensions):
