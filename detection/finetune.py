@@ -132,9 +132,9 @@ def finetune(
         }
         description["data"] = {split: _identity(found) for split, found in records.items()}
         output_directory.claim(path, description)
-        images = {split: found.num_images for split, found in records.items()}
+        description["images"] = {split: found.num_images for split, found in records.items()}
         if compare_to:
-            require_same_pictures(description | {"images": images}, compare_to)
+            require_same_pictures(description, compare_to)
         if finished:
             say(f"{path} is finished.")
             return read_file(path / output_directory.RESULTS, Result, output_directory.OPTION)
@@ -158,7 +158,6 @@ def finetune(
         record = description | {
             "result": result,
             "resampled": [None if math.isnan(value) else value for value in drawn],
-            "images": images,
             "left out": [problem for found in records.values() for problem in found.problems],
             "seconds of the last start": round(time.time() - started, 1),
             "environment": runtime.environment(),
