@@ -51,6 +51,15 @@ def test_the_small_recipe_is_small():
     assert given["steps"] <= 4000 and given["long_side"] <= 320
 
 
+def test_the_small_recipe_is_that_of_the_measured_runs():
+    given = flags_of(f"--flagfile={ROOT}/configs/voc07_small.flags")
+    lines = (ROOT / "docs" / "results" / "transfer.jsonl").read_text().splitlines()
+    measured = [record["settings"] for record in map(json.loads, lines) if "settings" in record]
+    assert len(measured) == 2
+    for settings in measured:
+        assert {option: given[option] for option in settings} == settings
+
+
 @pytest.mark.parametrize("network", PAPER)
 def test_the_experiment_is_the_papers(network):
     config = make_experiment(start(network), Settings(), "train*", "test*")
