@@ -8,7 +8,6 @@ import os
 import pathlib
 import shutil
 import stat
-import tempfile
 import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO, TextIO
@@ -111,27 +110,27 @@ def temporary_folder(
     for folder in parent.iterdir():
         if folder.name.startswith(prefix):
             _remove_if_left(folder)
-    outer, held = _locked_folder(parent, prefix)
-    with held:
-        kept = False
-        try:
+    outer = parent / f"{prefix}{uuid.uuid4().hex}"  # named first: Ctrl-C may come once it is made
+    kept = False
+    try:
+        with _made_and_locked(outer):
             (outer / "new").mkdir()
             yield outer / "new"
-        except keep_after:
-            kept = True
-            raise
-        finally:
-            if not kept:
-                shutil.rmtree(outer, ignore_errors=True)
+    except keep_after:
+        kept = True
+        raise
+    finally:
+        if not kept:
+            shutil.rmtree(outer, ignore_errors=True)
 
 
-def _locked_folder(parent: pathlib.Path, prefix: str) -> tuple[pathlib.Path, TextIO]:
+def _made_and_locked(folder: pathlib.Path) -> TextIO:
     while True:
-        folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        folder.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             held = lock(folder / _HELD, wait=True)
             if (folder / _HELD).exists():
-                return folder, held
+                return held
             held.close()  # another process has just taken it for what somebody left
 
 

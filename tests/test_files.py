@@ -1,5 +1,6 @@
 """Files and folders are replaced whole, and locks keep other processes out."""
 
+import itertools
 import pathlib
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 
+from la_tf import files
 from la_tf.files import lock, replace_folder, replacing, temporary_folder
 
 
@@ -68,6 +70,34 @@ def test_a_temporary_folder_is_removed_whatever_ends_its_use(tmp_path):
     with temporary_folder(parent, "own-"):
         assert not folder.exists()  # it was kept until now
     assert list(parent.iterdir()) == []
+
+
+def interrupt_at(line: int):
+    """A tracer by which Ctrl-C comes before the n-th line that la_tf/files.py executes."""
+    lines = itertools.count(1)
+
+    def trace(frame, event, argument):
+        ours = event == "line" and frame.f_code.co_filename == files.__file__
+        if ours and next(lines) == line:
+            raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+def test_an_interrupt_while_a_temporary_folder_is_made_leaves_none(tmp_path):
+    outer_tracer = sys.gettrace()
+    for line in range(1, 100):
+        try:
+            sys.settrace(interrupt_at(line))
+            with temporary_folder(tmp_path, "own-"):
+                sys.settrace(outer_tracer)
+                break
+        except KeyboardInterrupt:
+            assert list(tmp_path.iterdir()) == []
+        finally:
+            sys.settrace(outer_tracer)
+    assert 5 < line < 99
 
 
 def folder_of(path: pathlib.Path, word: str) -> pathlib.Path:
