@@ -30,6 +30,7 @@ import pytest  # noqa: E402
 from program_server import ProgramServer  # noqa: E402
 
 from la_tf.runs import runtime  # noqa: E402
+from la_tf.runs.log import RunLog  # noqa: E402
 
 # Before TensorFlow touches its devices: replicas to distribute over. One-device tests use CPU:0.
 runtime.grow_gpu_memory()
@@ -74,6 +75,18 @@ def unit_rows():
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
     return make
+
+
+@pytest.fixture
+def log(tmp_path):
+    """An empty log of what a run does."""
+    return RunLog(tmp_path / "log.jsonl")
+
+
+@pytest.fixture
+def timing(tmp_path):
+    """An empty log of how long it takes."""
+    return RunLog(tmp_path / "timing.jsonl")
 
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
