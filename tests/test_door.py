@@ -76,4 +76,4 @@ def test_an_installed_library_brings_its_recipes(tmp_path):
     code = "import la_tf; print(la_tf.__file__, la_tf.recipe('cifar10').objective.k)"
     environment = os.environ | {"PYTHONPATH": str(packages)}
     file, k = fresh(code, cwd=tmp_path, env=environment).split()
-    assert file == str(packages / "la_tf" / "__init__.py") and k == "1024"
+    assert file == str(packages / "la_tf" / "__init__.py") and k == "4096"
