@@ -73,7 +73,7 @@ def test_an_installed_library_brings_its_recipes(tmp_path):
     place = ["--no-build-isolation", f"--prefix={tmp_path}/installed"]
     subprocess.run([*pip, *place, "--quiet", source], check=True)
     (packages,) = (tmp_path / "installed").glob("lib/python*/site-packages")
-    code = "import la_tf; print(la_tf.__file__, la_tf.recipe('cifar10').objective.k)"
+    code = "import la_tf; print(la_tf.__file__, la_tf.recipe('cifar10').schedule.epochs)"
     environment = os.environ | {"PYTHONPATH": str(packages)}
-    file, k = fresh(code, cwd=tmp_path, env=environment).split()
-    assert file == str(packages / "la_tf" / "__init__.py") and k == "4096"
+    file, epochs = fresh(code, cwd=tmp_path, env=environment).split()
+    assert file == str(packages / "la_tf" / "__init__.py") and epochs == "78"

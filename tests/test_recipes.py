@@ -52,7 +52,7 @@ def test_arguments_have_the_last_word_as_text_or_as_values(flagfile):
 
 def test_a_recipe_by_its_name_is_the_file_in_configs():
     config = recipe("cifar10", data="mine")
-    assert (config.data.data, config.data.image_size, config.objective.k) == ("mine", 32, 4096)
+    assert (config.data.data, config.data.image_size, config.schedule.epochs) == ("mine", 32, 78)
     assert dataclasses.replace(config, data=recipe("cifar10").data) == recipe("cifar10")
 
 
