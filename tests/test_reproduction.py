@@ -121,6 +121,20 @@ def test_an_evaluation_is_done_when_both_protocols_are_whatever_else_there_is(tm
         assert job.is_done() == done
 
 
+def test_a_run_is_evaluated_once_for_its_row_and_for_the_untrained_network(tmp_path):
+    table = paper_tables(LAPTOP)["1"]
+    jobs = Plan(LAPTOP, tmp_path, "DIR", [0]).jobs([table])
+    evaluated = [job for job in jobs if job.arguments[0] == "tools/evaluate.py"]
+    assert len(evaluated) == len({job.run_dir for job in evaluated}) == len(table.rows) - 1
+    (both,) = (job for job in evaluated if "--baselines" in job.arguments)
+    both.run_dir.mkdir(parents=True)
+    for row, done in (("raw pixels", False), ("untrained", False), ("LA", True)):
+        for protocol in ("knn", "linear"):
+            shown = ("pets", "ff", row, False, "smallnet", 20, 4.0, {}, {}, 1.0, {})
+            write_evaluation(both.run_dir, Evaluation(protocol, *shown))
+        assert both.is_done() == done
+
+
 @pytest.mark.slow
 def test_planned_commands_run_and_fill_the_table(tmp_path, run_tool):
     table = PaperTable("x", "Title", "claim.", (Row("IR", {"ir_epochs": 3}), Row("LA", {})))

@@ -1,6 +1,7 @@
 """The runs behind a table: which there must be, in what order, and the command of each."""
 
 import dataclasses
+import itertools
 import pathlib
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,11 +11,12 @@ from la_tf.data.pipeline import steps_per_epoch
 from la_tf.phases import UNTRAINED
 from la_tf.reproduction.scales import Scale
 from la_tf.reproduction.tables import PaperTable, Row
-from la_tf.results.evaluations import read_evaluations
+from la_tf.results.evaluations import RAW_PIXELS, read_evaluations
 from la_tf.runs.description import read_description
 from la_tf.runs.log import read_log
 
 WARM_START = "warm-start"
+BASELINES = "--baselines"  # of tools/evaluate.py: the untrained network and raw pixels too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Plan:
                 for row in table.rows:
                     for job in self._jobs_of(table, row, seed):
                         found.setdefault(job.arguments, job)
-        return list(found.values())
+        # An evaluation with baselines measures what the same one without them does.
+        return [job for given, job in found.items() if (*given, BASELINES) not in found]
 
     def run_dir(self, row: Row, seed: int) -> pathlib.Path:
         """The directory of the run that stands in a row."""
@@ -96,12 +99,12 @@ class Plan:
 
     def _evaluation(self, run_dir: pathlib.Path, baselines: bool) -> Job:
         flags = [f"--run_dir={run_dir}", "--protocol=knn,linear", "--gallery=crops"]
-        flags += [*self.scale.evaluation, *(["--baselines"] if baselines else [])]
+        flags += [*self.scale.evaluation, *([BASELINES] if baselines else [])]
 
         def is_done() -> bool:
-            rows = {(e.protocol, e.row) for e in read_evaluations(run_dir)}
-            protocols = {protocol for protocol, row in rows if (row == UNTRAINED) == baselines}
-            return {"knn", "linear"} <= protocols
+            found = [e for e in read_evaluations(run_dir) if e.row != RAW_PIXELS]
+            rows = {(e.protocol, e.row == UNTRAINED) for e in found}
+            return set(itertools.product(("knn", "linear"), {False, baselines})) <= rows
 
         return Job(("tools/evaluate.py", *flags), run_dir, 0, is_done)
 
